@@ -1,0 +1,1 @@
+"""Facts of a machine, each with its provenance. Nothing here plans."""

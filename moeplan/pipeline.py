@@ -1,0 +1,89 @@
+"""Options in, results out: reads facts and files, calls the planner, and leaves the arithmetic to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from hwdetect.inventory import Inventory, from_json
+from moeplan import __version__
+from planner.assemble import make_plan
+from planner.build import build_request
+from planner.errors import BadRequest, Undetermined
+from planner.hardware import describe, machine_of
+from planner.memory_report import MemoryReport
+from planner.options import Options
+from planner.plan import Plan
+from planner.search import search
+from profiles.config_reader import BadConfig, UnknownFamily
+from profiles.headers.errors import BadModelFile
+from profiles.library import load_model
+from profiles.model import ModelSpec
+from profiles.names import AmbiguousName, UnknownName
+
+GENERATED_BY = f"moeplan {__version__}"
+MAX_INVENTORY_BYTES = 64 << 20
+Source = Literal["flags", "detected", "file"]
+
+
+def read_model(text: str) -> ModelSpec:
+    """A model by name or path. Raises ``BadRequest`` and ``Undetermined``."""
+    try:
+        return load_model(text)
+    except UnknownFamily as error:
+        raise Undetermined(str(error)) from None
+    except (UnknownName, AmbiguousName, BadConfig, BadModelFile, ValueError) as error:
+        raise BadRequest(str(error)) from None
+    except OSError as error:
+        raise BadRequest(f"{text}: {error.strerror or error}") from None
+
+
+def read_inventory(options: Options) -> tuple[Inventory, Source]:
+    """The hardware: described by flags, read from a file, or detected."""
+    if options.inventory is not None:
+        if options.describes_hardware:
+            raise BadRequest("--inventory cannot be combined with flags that describe hardware")
+        return _inventory_file(Path(options.inventory)), "file"
+    if options.describes_hardware:
+        return describe(options), "flags"
+    from hwdetect.detect import detect
+
+    return detect(), "detected"
+
+
+def _inventory_file(path: Path) -> Inventory:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_INVENTORY_BYTES + 1)
+    except OSError as error:
+        raise BadRequest(f"--inventory {path}: {error.strerror or error}") from None
+    if len(data) > MAX_INVENTORY_BYTES:
+        raise BadRequest(f"--inventory {path}: larger than {MAX_INVENTORY_BYTES >> 20} MiB")
+    try:
+        return from_json(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise BadRequest(f"--inventory {path}: not UTF-8 text") from None
+    except ValueError as error:
+        raise BadRequest(f"--inventory {path}: {error}") from None
+
+
+def run_plan(options: Options, *, exact: bool, progress: Callable[[int, int], None] | None) -> Plan:
+    """``plan``, or with ``exact`` ``estimate``."""
+    model = read_model(options.model)
+    inventory, source = read_inventory(options)
+    machine = machine_of(inventory, source)
+    request = build_request(options, model, machine, exact=exact)
+    outcome = search(request, progress)
+    return make_plan(request, outcome, _inventory_dict(inventory), GENERATED_BY)
+
+
+def _inventory_dict(inventory: Inventory) -> dict[str, Any]:
+    return inventory.model_dump(mode="json", by_alias=True)
+
+
+def run_memory(options: Options, *, claims: bool) -> MemoryReport:
+    """``memory``: the calculator, with the claims of the model's card when asked."""
+    from planner.calculator import memory_report
+
+    return memory_report(options, read_model(options.model), GENERATED_BY, claims=claims)

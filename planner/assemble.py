@@ -1,0 +1,347 @@
+"""From what the search found to the ``Plan`` that every view shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from formulas.units import GIB
+from planner import plan as out
+from planner.engines.base import Config, Priced
+from planner.hardware import summary_text
+from planner.kv import layout_name
+from planner.ledger import Device
+from planner.request import PricedRelease, Request
+from planner.search import Found, Missed, Outcome, score
+from planner.speed import Speed
+from profiles.library import quality_of
+from profiles.model import Release, active_parameters
+
+SHOWN_REJECTIONS = 40
+
+
+def make_plan(request: Request, outcome: Outcome, inventory: dict[str, Any], generated_by: str) -> out.Plan:
+    """The plan of an outcome; candidates beyond ``request.top`` are counted, not shown."""
+    ranked = distinct(sorted(outcome.found, key=lambda found: score(request, found)))
+    shown = ranked[: request.top]
+    model, demand, machine = request.model, request.demand, request.machine
+    fitting = sum([found.priced.verdict == "fits" for found in outcome.found])
+    return out.Plan(
+        schema=out.PLAN_SCHEMA,
+        generated_by=generated_by,
+        model=out.ModelRef(
+            id=model.id,
+            name=model.name,
+            family=model.family,
+            repository=model.repository,
+            parameters=model.parameters,
+            active_parameters=active_parameters(model, with_embedding=True),
+            max_context=model.max_context,
+        ),
+        workload=out.WorkloadRef(
+            name=demand.name,
+            context=demand.context,
+            concurrency=demand.concurrency,
+            input_tokens=demand.input_tokens,
+            output_tokens=demand.output_tokens,
+            images=demand.images,
+            prefix_cache_hit_rate=demand.prefix_cache_hit_rate,
+            required_kv_tokens=demand.required_tokens(),
+            ttft_s=request.bounds.ttft_s,
+            tpot_s=request.bounds.tpot_s,
+            min_throughput=request.bounds.min_throughput,
+        ),
+        hardware=out.HardwareSummary(
+            description=summary_text(machine),
+            source=machine.source,
+            gpus=tuple([gpu.key for gpu in machine.nodes[0].gpus]),
+            nodes=len(machine.nodes),
+            host_memory_bytes=machine.nodes[0].host.ram,
+            notes=machine.notes,
+        ),
+        inventory=inventory,
+        objective=request.objective,
+        candidates=tuple([candidate(request, found, rank) for rank, found in enumerate(shown, 1)]),
+        rejected=rejections(request, outcome.missed, bool(outcome.found)),
+        search=out.SearchSummary(
+            evaluated=outcome.evaluated,
+            fitting=fitting,
+            tight=len(outcome.found) - fitting,
+            rejected=len(outcome.missed),
+        ),
+        notes=(*model.notes, *machine.notes),
+    )
+
+
+def distinct(ranked: Sequence[Found]) -> list[Found]:
+    """Without near-copies: of one engine, release and GPU count only the best two layouts stay ahead of the others.
+
+    The list keeps every candidate; repeats of the same engine and release move behind the first of each other kind.
+    """
+    first: list[Found] = []
+    later: list[Found] = []
+    seen: dict[tuple[str, int], int] = {}
+    for found in ranked:
+        key = (found.engine.name, id(found.release))
+        seen[key] = seen.get(key, 0) + 1
+        (first if seen[key] <= 2 or found.priced.verdict != "fits" else later).append(found)
+    split = next((i for i, found in enumerate(first) if found.priced.verdict != "fits"), len(first))
+    return first[:split] + later + first[split:]
+
+
+def candidate(request: Request, found: Found, rank: int) -> out.Candidate:
+    """One shown configuration in full."""
+    priced, release, speed = found.priced, found.release, found.speed
+    config = priced.config
+    launch = found.engine.launch(request, release, config)
+    warnings = list(priced.warnings)
+    verdict = priced.verdict
+    held = priced.pool.tokens * config.replicas
+    demand = request.demand
+    wanted = demand.concurrency * (demand.input_tokens + demand.output_tokens)
+    if not request.workload_given and priced.pool.bytes_per_token and held < wanted:
+        warnings.append(
+            f"the KV cache holds {held:,} of the {wanted:,} tokens of {demand.concurrency} requests: about "
+            f"{speed.effective_concurrency:.0f} run at a time, the others wait"
+        )
+        verdict = "tight"
+    if config.squeezed:
+        warnings.append(
+            f"starts with --gpu-memory-utilization {config.utilization:g}, {config.sequences} sequences and "
+            f"{config.batched_tokens} batched tokens; the engine's defaults do not fit"
+        )
+    if request.model.trust_remote_code and "--trust-remote-code" in launch.argv:
+        warnings.append("--trust-remote-code runs Python of the model's repository: pin a revision that you have read")
+    host = request.machine.nodes[config.group.nodes[0] if config.group else 0].host
+    if priced.cpu_expert_bytes and host.bandwidth is None:
+        warnings.append("the RAM bandwidth is not known: give --cpu or --ram-bandwidth for a narrower speed range")
+    return out.Candidate(
+        rank=rank,
+        engine=out.EngineRef(name=config.engine, version=config.version),
+        quantization=quantization_ref(release),
+        parallel=parallel_ref(config),
+        offload=out.Offload(
+            cpu_expert_layers=config.cpu_expert_layers,
+            gpu_experts_per_layer=config.gpu_experts_per_layer,
+            disk=bool(config.disk_bytes),
+            disk_bytes=config.disk_bytes,
+        ),
+        verdict=verdict,
+        fits=verdict == "fits",
+        memory=memory_of(request, priced),
+        kv_cache=kv_cache_of(request, priced),
+        performance=performance_of(speed),
+        quality=quality_of_release(request, release.release),
+        cost=None,
+        launch=out.Launch(argv=launch.argv, env=launch.env, per_node_argv=launch.per_node),
+        settings=settings_of(config),
+        warnings=tuple(warnings),
+        why=why(request, found),
+    )
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """The settings that make the numbers true."""
+    settings: dict[str, Any] = {"context": config.context, "max_num_seqs": config.sequences, "max_num_batched_tokens": config.batched_tokens, "text_only": config.text_only}  # fmt: skip
+    if config.engine in ("vllm", "sglang", "ktransformers"):
+        settings["memory_utilization"] = round(config.utilization, 4)
+    if config.attention_dp:
+        settings["attention_data_parallel"] = True
+    if config.placement:
+        settings["layers_per_gpu"] = list(config.placement)
+    return settings
+
+
+def quantization_ref(release: PricedRelease) -> out.QuantizationRef:
+    """The release as shown."""
+    return out.QuantizationRef(
+        name=release.release.quantization,
+        publisher=release.release.publisher,
+        release=release.release.release,
+        status=release.release.status,
+        bytes=release.tensors.bytes,
+        evidence=release.tensors.evidence,
+    )
+
+
+def parallel_ref(config: Config) -> out.Parallel:
+    """Ranks as shown."""
+    return out.Parallel(tp=config.tp, pp=config.pp, dp=config.dp, ep=config.ep, dcp=config.dcp)
+
+
+def memory_of(request: Request, priced: Priced) -> out.Memory:
+    """Every device with its own row: ranks that carry the same ledger are written out."""
+    config = priced.config
+    rows = []
+    for device in priced.devices:
+        for offset in range(device.count):
+            node, index = _place(request, config, device, offset)
+            rows.append(_device_row(device, node, index))
+    return out.Memory(devices=tuple(rows))
+
+
+def _place(request: Request, config: Config, device: Device, offset: int) -> tuple[int, int]:
+    group = config.group
+    if group is None or device.kind in ("host", "disk"):
+        return (group.nodes[0] if group else device.node), 0
+    position = device.index + offset
+    if config.placement:
+        return group.nodes[0], position
+    node, index = divmod(position, group.per_node)
+    return group.nodes[min(node, len(group.nodes) - 1)], index
+
+
+def _device_row(device: Device, node: int, index: int) -> out.DeviceMemory:
+    return out.DeviceMemory(
+        node=node,
+        kind=device.kind,
+        index=index,
+        name=device.name,
+        capacity_bytes=device.capacity,
+        engine_visible_bytes=device.visible,
+        usable_bytes=device.usable,
+        weights_bytes=device.total("weights"),
+        kv_cache_bytes=device.total("kv_cache"),
+        compute_bytes=device.total("compute"),
+        overhead_bytes=device.total("overhead"),
+        free_bytes=device.free,
+        free_low_bytes=device.free_low,
+        free_high_bytes=device.free_high,
+        ledger=tuple(
+            [
+                out.LedgerEntry(
+                    kind=entry.kind,
+                    what=entry.what,
+                    bytes=entry.bytes,
+                    low_bytes=entry.low,
+                    high_bytes=entry.high,
+                    formula=entry.formula,
+                    source=entry.source,
+                    evidence=entry.evidence,
+                )
+                for entry in device.entries
+            ]
+        ),
+    )
+
+
+def kv_cache_of(request: Request, priced: Priced) -> out.KvCache:
+    """The KV pool as shown; budgets below zero are shown as they are."""
+    pool, config = priced.pool, priced.config
+    whole = pool.context_bytes
+    return out.KvCache(
+        dtype=config.kv_dtype,
+        layout=layout_name(request.model),
+        bytes_per_token_per_rank=pool.bytes_per_token,
+        budget_bytes_per_rank=pool.budget,
+        budget_low_bytes_per_rank=pool.budget_low,
+        budget_high_bytes_per_rank=pool.budget_high,
+        tokens=pool.tokens,
+        required_tokens=pool.required_tokens,
+        max_sequences_at_context=max(pool.budget, 0) // whole * config.replicas if whole else 0,
+    )
+
+
+def _range(values: tuple[float, float, float]) -> out.Range:
+    return out.Range(low=values[0], expected=values[1], high=values[2])
+
+
+def performance_of(speed: Speed) -> out.Performance:
+    """Speed as shown."""
+    return out.Performance(
+        decode_tokens_per_s_per_request=_range(speed.decode_per_request),
+        decode_tokens_per_s_total=_range(speed.decode_total),
+        prefill_tokens_per_s=_range(speed.prefill),
+        ttft_s=_range(speed.ttft_s),
+        tpot_s=_range(speed.tpot_s),
+        effective_concurrency=round(speed.effective_concurrency, 2),
+        bound_by=speed.bound_by,
+        evidence="modelled",
+    )
+
+
+def quality_of_release(request: Request, release: Release) -> out.Quality:
+    """What is known of the quality of a release."""
+    native = release.mixture == "native" and release.publisher != "hypothetical"
+    facts = tuple(
+        [
+            out.QualityFact(suite=loss.suite, metric=loss.metric, value=loss.value, baseline=loss.baseline, source=loss.source)
+            for loss in quality_of(request.model.id, release)
+        ]
+    )
+    note = "weights as the model's maker published them" if native else "" if facts else "not measured by anyone we know of"
+    return out.Quality(native=native, facts=facts, note=note)
+
+
+def why(request: Request, found: Found) -> str:
+    """One sentence: what makes this candidate stand where it stands."""
+    priced, speed = found.priced, found.speed
+    config = priced.config
+    gpus = [device for device in priced.devices if device.kind in ("gpu", "unified")] or list(priced.devices)
+    tightest = min(gpus, key=lambda device: device.free_low)
+    room = f"{tightest.free / GIB:.1f} GiB free on the tightest device ({tightest.free_low / GIB:.1f} at worst)"
+    pace = f"{speed.decode_per_request[0]:.0f}-{speed.decode_per_request[2]:.0f} tokens/s per request, bound by {speed.bound_by}"
+    if config.disk_bytes:
+        return f"runs with {config.disk_bytes / GIB:.0f} GiB of experts paged from disk; {pace}"
+    if config.engine == "llama.cpp" and config.cpu_expert_layers and config.placement:
+        return f"experts of {config.cpu_expert_layers} layers stay in RAM; {room}; {pace}"
+    return f"{room}; {pace}"
+
+
+def rejections(request: Request, missed: Sequence[Missed], something_fits: bool) -> tuple[out.Rejection, ...]:
+    """Rejections grouped by engine, release and reason; the nearest miss of each group stands for it."""
+    groups: dict[tuple[str, str, str, str], list[Missed]] = {}
+    for miss in missed:
+        key = (miss.engine, miss.release.release.publisher, miss.release.release.quantization, miss.reason)
+        groups.setdefault(key, []).append(miss)
+    rows = []
+    for members in groups.values():
+        nearest = min(members, key=lambda miss: (miss.priced is None, miss.short_by))
+        rows.append((nearest, len(members)))
+    rows.sort(key=lambda row: (row[0].priced is None, row[0].short_by))
+    limit = len(rows) if request.exact else SHOWN_REJECTIONS
+    return tuple([rejection(request, miss, count) for miss, count in rows[:limit]])
+
+
+def rejection(request: Request, miss: Missed, count: int) -> out.Rejection:
+    """One rejection with its remedy."""
+    priced = miss.priced
+    worst = min(priced.devices, key=lambda device: device.free_high) if priced is not None and miss.short_by else None
+    release = miss.release.release
+    return out.Rejection(
+        engine=miss.engine,
+        quantization=f"{release.publisher}/{release.quantization}",
+        parallel=parallel_ref(miss.config) if miss.config else None,
+        reason=miss.reason,
+        device=f"{worst.kind} {worst.name}" if worst else None,
+        short_by_bytes=miss.short_by or None,
+        remedy=miss.remedy or remedy(request, miss),
+        memory=memory_of(request, priced) if priced is not None and request.exact else None,
+        kv_cache=kv_cache_of(request, priced) if priced is not None and request.exact else None,
+        count=count,
+    )
+
+
+def remedy(request: Request, miss: Missed) -> str:
+    """What would make a configuration fit, from its ledger."""
+    priced = miss.priced
+    if priced is None:
+        return ""
+    worst = min(priced.devices, key=lambda device: device.free_high)
+    short = max(-worst.free, 0)
+    if worst.kind == "host":
+        need = sum([entry.high for entry in worst.entries])
+        return f"have {need / GIB:,.0f} GiB of RAM ({short / GIB:,.0f} GiB more), a smaller quantization, or a disk to page from (--disk)"
+    config = priced.config
+    weights = worst.total("weights")
+    fixed = weights + worst.total("compute") + worst.total("overhead")
+    if fixed <= worst.usable and priced.pool.bytes_per_token:
+        holds = priced.pool.tokens
+        kv = "" if config.kv_dtype != "bf16" else ", or --kv-dtype fp8"
+        return f"the KV cache holds {holds:,} of {priced.pool.required_tokens:,} tokens: shorten --context or lower --concurrency{kv}"
+    if config.placement:
+        return "use a larger GPU, a shorter --context or a smaller --ubatch"
+    need = weights * worst.count * config.pp
+    room = max(worst.usable - worst.total("compute") - worst.total("overhead"), 1)
+    count = -(-need // room)
+    return f"at least {count:,} of these GPUs for the weights alone (utilisation {config.utilization:g}), or a smaller quantization"

@@ -1,0 +1,229 @@
+"""Options into a request: every size, name and unit is parsed here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from formulas.kv_cache import KV_DTYPES
+from planner.engines import ENGINE_NAMES
+from planner.errors import BadRequest
+from planner.machine import Machine
+from planner.options import Options
+from planner.quantities import parse_count, parse_duration, parse_fraction, parse_tokens, shown
+from planner.request import OBJECTIVES, Bounds, Demand, Narrow, PricedRelease, Request, Settings
+from profiles.engines import UnknownVersion, version_tuple
+from profiles.library import find_releases
+from profiles.mixtures import UnknownMixture, release_tensors
+from profiles.model import ModelSpec, Release
+from profiles.names import UnknownName
+from profiles.workloads import DEFAULT_WORKLOAD, load_workload
+
+KV_SYNONYMS: Final = {"auto": "bf16", "fp16": "f16", "fp8_e4m3": "fp8", "bfloat16": "bf16", "float16": "f16"}
+MAX_RANKS: Final = 4096
+
+
+def build_request(options: Options, model: ModelSpec, machine: Machine, *, exact: bool) -> Request:
+    """The parsed request. Raises ``BadRequest`` with one line."""
+    narrow = _narrow(options)
+    settings = _settings(options)
+    demand, given = _demand(options, model, exact=exact)
+    releases = _releases(options, model, narrow.engine, exact=exact)
+    return Request(
+        model=model,
+        machine=machine,
+        demand=demand,
+        releases=releases,
+        settings=settings,
+        narrow=narrow,
+        bounds=_bounds(options),
+        objective=_choice(options.objective, "--objective", OBJECTIVES, "balanced"),  # type: ignore[arg-type]
+        top=parse_count(options.top, "--top", high=1000) if options.top else 5,
+        exact=exact,
+        workload_given=given,
+    )
+
+
+def _choice(text: str | None, flag: str, allowed: Iterable[str], default: str) -> str:
+    if text is None:
+        return default
+    names = tuple(allowed)
+    if text.strip().lower() not in names:
+        raise BadRequest(f"{flag}: {shown(text)} is not allowed; {', '.join(names)} are")
+    return text.strip().lower()
+
+
+def _narrow(options: Options) -> Narrow:
+    def rank(text: str | None, flag: str) -> int | None:
+        return parse_count(text, flag, high=MAX_RANKS) if text is not None else None
+
+    engine = _choice(options.engine, "--engine", ENGINE_NAMES, "") or None
+    if options.engine_version is not None:
+        if engine is None:
+            raise BadRequest("--engine-version needs --engine")
+        try:
+            version_tuple(options.engine_version)
+        except UnknownVersion as error:
+            raise BadRequest(f"--engine-version: {error}") from None
+    return Narrow(
+        engine=engine,
+        engine_version=options.engine_version,
+        kv_dtype=kv_dtype(options.kv_dtype, "--kv-dtype"),
+        tp=rank(options.tp, "--tp"),
+        pp=rank(options.pp, "--pp"),
+        dp=rank(options.dp, "--dp"),
+        ep=rank(options.ep, "--ep"),
+        dcp=rank(options.dcp, "--dcp"),
+    )
+
+
+def kv_dtype(text: str | None, flag: str) -> str | None:
+    """A KV dtype by any of its spellings. Raises ``BadRequest``."""
+    if text is None:
+        return None
+    name = text.strip().lower()
+    name = KV_SYNONYMS.get(name, name)
+    if name not in KV_DTYPES:
+        raise BadRequest(f"{flag}: {shown(text)} is not a KV dtype; {', '.join(KV_DTYPES)} are allowed")
+    return name
+
+
+def _settings(options: Options) -> Settings:
+    def count(text: str | None, flag: str, low: int = 1, high: int = 1 << 24) -> int | None:
+        return parse_tokens(text, flag, low=low) if text is not None and high else None
+
+    flash = None
+    if options.flash_attention is not None:
+        flash = _choice(options.flash_attention, "--flash-attention", ("on", "off"), "on") == "on"
+    utilization = options.gpu_memory_utilization
+    return Settings(
+        utilization=parse_fraction(utilization, "--gpu-memory-utilization") if utilization is not None else None,
+        max_num_batched_tokens=count(options.max_num_batched_tokens, "--max-num-batched-tokens"),
+        max_num_seqs=count(options.max_num_seqs, "--max-num-seqs"),
+        text_only=options.text_only,
+        batch=count(options.batch, "--batch"),
+        ubatch=count(options.ubatch, "--ubatch"),
+        cache_type_k=kv_dtype(options.cache_type_k, "--cache-type-k"),
+        cache_type_v=kv_dtype(options.cache_type_v, "--cache-type-v"),
+        sequences=count(options.sequences, "--sequences"),
+        kv_unified=True if options.kv_unified else None,
+        flash_attention=flash,
+        n_cpu_moe=parse_count(options.n_cpu_moe, "--n-cpu-moe", low=0, high=100_000) if options.n_cpu_moe is not None else None,
+        enforce_eager=options.enforce_eager,
+    )
+
+
+def _demand(options: Options, model: ModelSpec, *, exact: bool) -> tuple[Demand, bool]:
+    """The demand, and whether the KV cache has to hold the requests (not only one context) for it to fit."""
+    name = options.workload or DEFAULT_WORKLOAD
+    try:
+        base = load_workload(name.strip().lower())
+    except UnknownName as error:
+        raise BadRequest(f"--workload: {error}") from None
+    context_text = options.max_model_len or options.context
+    flag = "--max-model-len" if options.max_model_len else "--context"
+    context = parse_tokens(context_text, flag) if context_text is not None else min(base.context, model.max_context)
+    sequences = parse_tokens(options.sequences, "--sequences") if options.sequences and exact else 1
+    per_sequence = context // sequences if options.engine == "llama.cpp" else context
+    if per_sequence > model.max_context:
+        raise BadRequest(
+            f"{flag}: {context:,} tokens are more than the {model.max_context:,} that {model.id} was made for"
+        )
+    asked = options.workload is not None or any(
+        value is not None for value in (options.concurrency, options.input_tokens, options.output_tokens)
+    )
+    alone = exact and not asked
+    concurrency = parse_count(options.concurrency, "--concurrency", high=10_000_000) if options.concurrency is not None else 1 if alone else base.concurrency
+    input_tokens = parse_tokens(options.input_tokens, "--input-tokens") if options.input_tokens is not None else base.input_tokens
+    output_tokens = parse_tokens(options.output_tokens, "--output-tokens") if options.output_tokens is not None else base.output_tokens
+    if input_tokens + output_tokens > context:
+        if options.input_tokens is not None or options.output_tokens is not None:
+            raise BadRequest(
+                f"--input-tokens {input_tokens:,} and --output-tokens {output_tokens:,} exceed the context of {context:,} tokens"
+            )
+        output_tokens = max(1, min(output_tokens, context // 4))
+        input_tokens = max(1, context - output_tokens)
+    return (
+        Demand(
+            name=base.name,
+            context=context,
+            concurrency=concurrency,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            images=parse_count(options.images, "--images", low=0, high=10_000) if options.images is not None else base.images,
+            prefix_cache_hit_rate=base.prefix_cache_hit_rate or 0.0,
+        ),
+        not exact,
+    )
+
+
+def _bounds(options: Options) -> Bounds:
+    def number(text: str | None, flag: str) -> float | None:
+        if text is None:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 < value < 1e12:
+            raise BadRequest(f"{flag}: {shown(text)} is not a number above zero")
+        return value
+
+    if options.max_kld is not None and options.quality_suite is None:
+        raise BadRequest("--max-kld needs --quality-suite: values of different suites cannot be compared")
+    return Bounds(
+        ttft_s=parse_duration(options.ttft, "--ttft") if options.ttft is not None else None,
+        tpot_s=parse_duration(options.tpot, "--tpot") if options.tpot is not None else None,
+        min_throughput=number(options.min_throughput, "--min-throughput"),
+        max_kld=number(options.max_kld, "--max-kld"),
+        quality_suite=options.quality_suite,
+    )
+
+
+def _releases(options: Options, model: ModelSpec, engine: str | None, *, exact: bool) -> tuple[PricedRelease, ...]:
+    """Releases to consider: those asked for, or every published one that an engine here loads."""
+    if options.quant is not None:
+        try:
+            chosen = find_releases(model, options.quant)
+        except UnknownName as error:
+            raise BadRequest(f"--quant: {error}") from None
+        if exact and len(chosen) > 1:
+            chosen = tuple([release for release in chosen if _loads(engine, release)]) or chosen
+            if len(chosen) > 1:
+                names = ", ".join(f"{release.publisher}/{release.quantization}" for release in chosen)
+                raise BadRequest(f"--quant: {shown(options.quant)} names several releases; write one of {names}")
+    elif exact:
+        chosen = _only_release(model, engine)
+    else:
+        chosen = tuple([release for release in model.releases if release.status == "published"])
+    return price_releases(model, chosen)
+
+
+def _loads(engine: str | None, release: Release) -> bool:
+    if engine is None:
+        return True
+    return (release.container == "gguf") == (engine == "llama.cpp")
+
+
+def _only_release(model: ModelSpec, engine: str | None) -> tuple[Release, ...]:
+    """The release an estimate means without ``--quant``: the checkpoint as its maker published it."""
+    for release in model.releases:
+        if release.quantization == model.native_quantization and _loads(engine, release):
+            return (release,)
+    known = ", ".join(f"{release.publisher}/{release.quantization}" for release in model.releases if _loads(engine, release))
+    raise BadRequest(f"--quant is needed for this engine; known are {known or 'none'}")
+
+
+def price_releases(model: ModelSpec, releases: Iterable[Release]) -> tuple[PricedRelease, ...]:
+    """Releases with their tensors. Raises ``BadRequest`` for a mixture that no rule reads."""
+    priced = []
+    for release in releases:
+        if release.container == "mlx":
+            continue
+        try:
+            priced.append(PricedRelease(release, release_tensors(model, release)))
+        except UnknownMixture as error:
+            raise BadRequest(str(error)) from None
+    return tuple(priced)
+
+

@@ -1,0 +1,26 @@
+"""The engines, one file each, found by name."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Final, cast
+
+from planner.engines.base import Engine
+from planner.errors import BadRequest
+
+_MODULES: Final = {
+    "vllm": "planner.engines.vllm",
+    "sglang": "planner.engines.sglang",
+    "llama.cpp": "planner.engines.llamacpp",
+    "ktransformers": "planner.engines.ktransformers",
+}
+ENGINE_NAMES: Final = tuple(_MODULES)
+
+
+@cache
+def load_engine_model(name: str) -> Engine:
+    """The engine of that name. Raises ``BadRequest`` naming the engines there are."""
+    if name not in _MODULES:
+        raise BadRequest(f"unknown engine {name[:40]!r}; known are {', '.join(ENGINE_NAMES)}")
+    return cast(Engine, import_module(_MODULES[name]).ENGINE)

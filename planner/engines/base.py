@@ -1,0 +1,148 @@
+"""What an engine's file provides, and the types that the search and the engines share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Literal, NamedTuple, Protocol
+
+from planner.ledger import Device
+from planner.machine import GpuGroup
+from planner.request import PricedRelease, Request
+from planner.sharding import ShardTable
+from profiles.engines import EngineFacts
+
+
+class Config(NamedTuple):
+    """One configuration of one engine, all settings resolved. ``world`` GPUs are used.
+
+    ``tp`` to ``dcp`` are the engine's own arguments. ``group`` is None when no GPU is used. ``placement`` is, for
+    engines that place layer by layer, the number of layers on each GPU.
+    """
+
+    engine: str
+    version: str
+    group: GpuGroup | None
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    ep: int = 1
+    dcp: int = 1
+    kv_dtype: str = "bf16"
+    utilization: float = 1.0
+    context: int = 0
+    batched_tokens: int = 0
+    sequences: int = 0
+    text_only: bool = False
+    attention_dp: bool = False
+    cpu_expert_layers: int = 0
+    gpu_experts_per_layer: int = 0
+    placement: tuple[int, ...] = ()
+    disk_bytes: int = 0
+    squeezed: bool = False
+    options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def world(self) -> int:
+        """GPUs the configuration occupies."""
+        if self.group is None:
+            return 0
+        if self.placement:
+            return len(self.placement)
+        return self.tp * self.pp * (1 if self.attention_dp else self.dp)
+
+    @property
+    def replicas(self) -> int:
+        """Independent KV pools: data-parallel ranks."""
+        return self.dp
+
+
+class Refusal(NamedTuple):
+    """A configuration the engine's own code refuses, or that makes no sense; ``remedy`` says what would."""
+
+    config: Config | None
+    reason: str
+    remedy: str = ""
+
+
+class Pool(NamedTuple):
+    """The KV cache of one rank, in bytes and tokens of one replica."""
+
+    bytes_per_token: float
+    budget: int
+    budget_low: int
+    budget_high: int
+    tokens: int
+    tokens_low: int
+    required_tokens: int
+    required_bytes: int
+    context_bytes: int
+    sequence_bytes: int
+
+
+class Priced(NamedTuple):
+    """A configuration with the ledger of every distinct device, its KV pool and what its speed depends on."""
+
+    config: Config
+    devices: tuple[Device, ...]
+    pool: Pool
+    shards: ShardTable
+    verdict: Literal["fits", "tight", "no"]
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+    cpu_expert_bytes: int = 0
+
+
+class LaunchSpec(NamedTuple):
+    """Arguments and environment of one node (``{rank}`` and ``{head}`` stay to be filled for several nodes)."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    per_node: tuple[tuple[str, ...], ...] = ()
+
+
+class Engine(Protocol):
+    """One engine: how it shards, what it allocates, what it refuses, how it is started."""
+
+    name: str
+
+    @property
+    def facts(self) -> EngineFacts:
+        """The engine's fact file."""
+        ...
+
+    def accepts(self, release: PricedRelease) -> str:
+        """Empty when the engine can load this kind of release, else why not."""
+        ...
+
+    def configurations(self, request: Request, release: PricedRelease) -> Iterator[Config | Refusal]:
+        """Every configuration worth pricing, and those the engine refuses."""
+        ...
+
+    def price(self, request: Request, release: PricedRelease, config: Config) -> Priced:
+        """The memory of one configuration."""
+        ...
+
+    def launch(self, request: Request, release: PricedRelease, config: Config) -> LaunchSpec:
+        """How the configuration is started."""
+        ...
+
+
+@lru_cache(maxsize=64)
+def powers_of_two(limit: int) -> tuple[int, ...]:
+    """1, 2, 4 ... up to ``limit``.
+
+    >>> powers_of_two(12)
+    (1, 2, 4, 8)
+    """
+    return tuple(1 << i for i in range(limit.bit_length()) if 1 << i <= limit)
+
+
+@lru_cache(maxsize=64)
+def divisors(number: int) -> tuple[int, ...]:
+    """Divisors in ascending order.
+
+    >>> divisors(12)
+    (1, 2, 3, 4, 6, 12)
+    """
+    return tuple(i for i in range(1, number + 1) if number % i == 0)

@@ -1,0 +1,217 @@
+"""Layouts of vLLM and SGLang over equal GPUs, and the constraints their own code checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from planner.engines.base import Config, Refusal, divisors, powers_of_two
+from planner.machine import Gpu, GpuGroup
+from planner.request import PricedRelease, Request
+from profiles.engines import EngineFacts
+
+LARGE_GPU_BYTES = 70 * (1 << 30)
+"""From this size on, the engines choose larger defaults."""
+HOPPER_AND_DATA_CENTER_BLACKWELL = (9, 10)
+
+
+class PoolEngine(Protocol):
+    """What ``layouts`` asks of an engine."""
+
+    name: str
+
+    @property
+    def facts(self) -> EngineFacts: ...  # noqa: D102
+
+    def kv_dtypes(self, request: Request, version: str) -> tuple[str, ...]: ...  # noqa: D102
+
+
+def layouts(
+    engine: PoolEngine, request: Request, release: PricedRelease, *, attention_dp: bool
+) -> Iterator[Config | Refusal]:
+    """Every layout of ``release`` on every group of equal GPUs of the machine, and the refused ones."""
+    version = request.narrow.engine_version or engine.facts.default_version
+    for group in request.machine.groups():
+        refusal = unsupported_gpu(group.gpu, release)
+        if refusal:
+            yield Refusal(None, refusal, "use another engine or release on this GPU")
+            continue
+        for base in _shapes(engine, request, group, version, attention_dp=attention_dp):
+            refused = refused_layout(request, release, base)
+            if refused:
+                yield Refusal(base, *refused)
+                continue
+            for kv_dtype in _kv_dtypes(engine, request, version):
+                problem = unsupported_kv(group.gpu, kv_dtype, mla=request.model.uses_mla)
+                if problem:
+                    yield Refusal(base._replace(kv_dtype=kv_dtype), problem, "use --kv-dtype bf16")
+                else:
+                    yield base._replace(kv_dtype=kv_dtype)
+
+
+def _kv_dtypes(engine: PoolEngine, request: Request, version: str) -> tuple[str, ...]:
+    wanted = request.narrow.kv_dtype
+    if wanted:
+        return (wanted,)
+    return ("bf16",) if request.exact else engine.kv_dtypes(request, version)
+
+
+def _shapes(
+    engine: PoolEngine, request: Request, group: GpuGroup, version: str, *, attention_dp: bool
+) -> Iterator[Config]:
+    """Ranks and settings before the KV dtype is chosen."""
+    narrow, moe = request.narrow, request.model.moe is not None
+    has_dcp = engine.facts.has_flag("dcp", version) and request.model.uses_mla
+    for tp, pp, dp, sharing in _ranks(request, group, attention_dp=attention_dp):
+        world_experts = tp if sharing else tp * dp
+        if narrow.ep is not None:
+            eps: tuple[int, ...] = (narrow.ep,)
+        elif request.exact or not moe or world_experts == 1:
+            eps = (1,)
+        else:
+            eps = (world_experts,) if sharing else (1, world_experts)
+        if narrow.dcp is not None:
+            dcps: tuple[int, ...] = (narrow.dcp,)
+        elif request.exact or not has_dcp or tp == 1 or sharing:
+            dcps = (1,)
+        else:
+            dcps = (1, tp)
+        for ep in eps:
+            for dcp in dcps:
+                yield _with_settings(engine, request, group, version, tp, pp, dp, ep, dcp, sharing)
+
+
+def _ranks(request: Request, group: GpuGroup, *, attention_dp: bool) -> Iterator[tuple[int, int, int, bool]]:
+    """(tp, pp, dp, attention data parallel) over the group."""
+    narrow, count = request.narrow, group.count
+    if request.exact:
+        given = narrow.tp is not None or narrow.pp is not None or narrow.dp is not None
+        tp = narrow.tp or (1 if given else group.per_node)
+        pp = narrow.pp or (1 if given else len(group.nodes))
+        dp = narrow.dp or 1
+        sharing = attention_dp and dp > 1 and tp * pp * dp > count
+        yield tp, pp, dp, sharing
+        return
+    tps = (narrow.tp,) if narrow.tp else powers_of_two(group.per_node)
+    for tp in tps:
+        pps = (narrow.pp,) if narrow.pp else divisors(max(count // tp, 1))
+        for pp in pps:
+            if tp * pp > count:
+                continue
+            dps = (narrow.dp,) if narrow.dp else powers_of_two(count // (tp * pp))
+            for dp in dps:
+                if tp * pp * dp <= count:
+                    yield tp, pp, dp, False
+            if attention_dp and request.model.moe is not None and narrow.dp in (None, tp) and tp > 1:
+                yield tp, pp, tp, True
+
+
+def _with_settings(
+    engine: PoolEngine,
+    request: Request,
+    group: GpuGroup,
+    version: str,
+    tp: int,
+    pp: int,
+    dp: int,
+    ep: int,
+    dcp: int,
+    sharing: bool,
+) -> Config:
+    settings, facts = request.settings, engine.facts
+    large = group.gpu.capacity >= LARGE_GPU_BYTES
+    sequences = settings.max_num_seqs
+    if sequences is None:
+        default = int(facts.at("max_num_seqs", version).value)
+        if request.exact:
+            sequences = default if large else min(default, 256)
+        else:
+            needed = -(-request.demand.concurrency // dp)
+            sequences = min(default, max(64, 1 << (needed - 1).bit_length()))
+    batched = settings.max_num_batched_tokens
+    if batched is None:
+        batched = int(facts.at("max_num_batched_tokens", version).value)
+        batched = batched if large else min(batched, 2048)
+    return Config(
+        engine.name,
+        version,
+        group,
+        tp=tp,
+        pp=pp,
+        dp=dp,
+        ep=ep,
+        dcp=dcp,
+        utilization=settings.utilization or 0.0,
+        context=request.demand.context,
+        batched_tokens=batched,
+        sequences=sequences,
+        text_only=settings.text_only,
+        attention_dp=sharing,
+    )
+
+
+def unsupported_gpu(gpu: Gpu, release: PricedRelease) -> str:
+    """Why these kernels do not run on this GPU; empty when they do.
+
+    Minimum capabilities from vLLM 0.33.0: bf16 8.0, compressed-tensors INT4 7.5, FP8 weight-only 7.5, NVFP4 7.5
+    (weight-only below 10.0).
+    """
+    if gpu.vendor not in ("nvidia", "amd"):
+        return f"vLLM and SGLang have no production back end for {gpu.name}"
+    if gpu.vendor == "amd":
+        return "NVFP4 weights need an NVIDIA GPU" if release.expert_format == "nvfp4" else ""
+    capability = gpu.cuda
+    if capability is None:
+        return f"the compute capability of {gpu.name} is not known"
+    if capability < 7.5:
+        return f"{gpu.name} has compute capability {capability}; the quantized kernels need 7.5"
+    if capability < 8.0:
+        return f"{gpu.name} has compute capability {capability}; bfloat16 needs 8.0"
+    return ""
+
+
+def unsupported_kv(gpu: Gpu, kv_dtype: str, *, mla: bool) -> str:
+    """Why this KV dtype has no attention kernel on this GPU; empty when it has."""
+    if kv_dtype == "bf16" or gpu.vendor != "nvidia":
+        return ""
+    capability = gpu.cuda or 0.0
+    if mla and int(capability) not in HOPPER_AND_DATA_CENTER_BLACKWELL:
+        return f"MLA with {kv_dtype} KV has kernels for compute capability 9.x and 10.x only, not {capability}"
+    if capability < 8.9:
+        return f"{kv_dtype} KV needs compute capability 8.9, not {capability}"
+    return ""
+
+
+def refused_layout(request: Request, release: PricedRelease, config: Config) -> tuple[str, str] | None:
+    """Reason and remedy when the engine's code refuses this layout."""
+    model, group = request.model, config.group
+    assert group is not None
+    if config.world > group.count:
+        return (
+            f"tp {config.tp} x pp {config.pp} x dp {config.dp} needs {config.world} GPUs, there are {group.count}",
+            f"use at most {group.count} ranks",
+        )
+    if model.heads % config.tp:
+        allowed = ", ".join(str(d) for d in divisors(model.heads) if d <= group.count)
+        return f"{model.heads} attention heads are not divisible by tp {config.tp}", f"use tp {allowed}"
+    if config.pp > model.layers:
+        return f"{model.layers} layers cannot make {config.pp} pipeline stages", f"use pp up to {model.layers}"
+    if config.tp % config.dcp:
+        return f"tp {config.tp} is not divisible by dcp {config.dcp}", "use a dcp that divides tp"
+    if config.dcp > 1 and not model.uses_mla:
+        return "decode context parallelism is planned for MLA models only", "use dcp 1"
+    ranks = config.tp if config.attention_dp else config.tp * config.dp
+    if config.ep not in (1, ranks):
+        return f"the expert-parallel size is tp x dp = {ranks}, not {config.ep}", f"use ep {ranks} or 1"
+    if model.moe is None:
+        return ("a dense model has no experts to distribute", "use ep 1") if config.ep > 1 else None
+    expert_format = release.expert_format
+    if config.ep == 1 and "_g" in expert_format:
+        size = int(expert_format.rpartition("_g")[2])
+        share, rest = divmod(model.moe.expert_ffn, ranks)
+        if rest or share % size:
+            return (
+                f"an expert of width {model.moe.expert_ffn} cannot be divided by {ranks} in groups of {size}",
+                "use expert parallelism",
+            )
+    return None

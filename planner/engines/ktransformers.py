@@ -1,0 +1,156 @@
+"""KTransformers (sglang-kt with kt-kernel): attention and shared experts on GPUs, routed experts in RAM on the CPU.
+
+Whether experts that also sit on a GPU still occupy RAM is contested by the sources; the RAM entry carries both bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from planner.engines import data_center
+from planner.engines.base import Config, LaunchSpec, Priced, Refusal, powers_of_two
+from planner.engines.llamacpp import ENGINE as LLAMA_CPP
+from planner.engines.tensor_parallel import CHECKPOINT, absorbed_mla_bytes, fit, pool_and_devices, shards_of
+from planner.ledger import Device, Entry, exact, ranged, verdict
+from planner.request import PricedRelease, Request
+from profiles.engines import EngineFacts, load_engine
+
+CPU_METHODS: Final = {"int4_g32": ("RAWINT4", ("avx512f", "avx2")), "fp8_block128": ("FP8", ("avx512f",)), "bf16": ("BF16", ("avx512f",))}
+"""kt-kernel method and the CPU flags that can run it, best first, by the experts' storage format."""
+GPU_EXPERT_STEPS: Final = (0, 1, 2, 4, 8, 16, 32, 64, 96, 128, 180, 256)
+
+
+class KTransformers:
+    """The engine as the search sees it."""
+
+    name = "ktransformers"
+
+    @property
+    def facts(self) -> EngineFacts:
+        """Constants with their sources."""
+        return load_engine("ktransformers")
+
+    def accepts(self, release: PricedRelease) -> str:
+        """kt-kernel runs the checkpoint's own INT4, FP8 or bf16 experts."""
+        if release.release.container != "safetensors":
+            return "KTransformers is planned with the checkpoint's own experts (kt-kernel), not with this container"
+        if release.expert_format not in CPU_METHODS:
+            return f"kt-kernel has no CPU kernel here for experts stored as {release.expert_format}"
+        return ""
+
+    def configurations(self, request: Request, release: PricedRelease) -> Iterator[Config | Refusal]:
+        """GPU experts per layer from none to all that fit, on one node."""
+        moe, version = request.model.moe, request.narrow.engine_version or self.facts.default_version
+        if moe is None:
+            yield Refusal(None, "KTransformers is for mixtures of experts", "use another engine")
+            return
+        for group in request.machine.groups():
+            if group.gpu.vendor != "nvidia":
+                yield Refusal(None, "KTransformers needs an NVIDIA GPU", "use llama.cpp")
+                continue
+            problem = data_center.unsupported_gpu(group.gpu, release)
+            if problem:
+                yield Refusal(None, problem, "use llama.cpp")
+                continue
+            flags = request.machine.nodes[group.nodes[0]].host.flags
+            method, needed = CPU_METHODS[release.expert_format]
+            if flags and not flags & set(needed):
+                yield Refusal(None, f"{method} needs a CPU with {' or '.join(needed)}", "use llama.cpp")
+                continue
+            tps = (request.narrow.tp,) if request.narrow.tp else powers_of_two(group.per_node)
+            for tp in tps:
+                base = Config(
+                    self.name, version, group._replace(nodes=group.nodes[:1]), tp=tp, kv_dtype=request.narrow.kv_dtype or "bf16",
+                    utilization=request.settings.utilization or self.facts.at("mem_fraction_static", version).value,
+                    context=request.demand.context,
+                    batched_tokens=request.settings.max_num_batched_tokens or int(self.facts.at("chunked_prefill", version).value),
+                    sequences=request.settings.max_num_seqs or request.demand.concurrency,
+                    cpu_expert_layers=len(moe.layers),
+                )  # fmt: skip
+                refused = data_center.refused_layout(request, release, base)
+                if refused:
+                    yield Refusal(base, *refused)
+                    continue
+                for on_gpu in GPU_EXPERT_STEPS:
+                    if on_gpu < moe.experts and (on_gpu or not request.exact):
+                        yield base._replace(gpu_experts_per_layer=on_gpu)
+                        if request.exact:
+                            break
+
+    def price(self, request: Request, release: PricedRelease, config: Config) -> Priced:
+        """GPU: everything but routed experts, the chosen GPU experts, KV. RAM: the experts."""
+        assert config.group is not None and request.model.moe is not None
+        group, gpu, facts, model = config.group, config.group.gpu, self.facts, request.model
+        moe = request.model.moe
+        shards = shards_of(request, release, config, vision_sharded=False)
+        whole = routed_expert_bytes(release)
+        expert_layer = sum([shard.expert for shard in shards.layers])
+        on_gpu = expert_layer * config.gpu_experts_per_layer
+        always = sum([shard.always for shard in shards.layers]) + shards.embedding + shards.lm_head + shards.norms
+        always += 0 if config.text_only else shards.vision
+        overhead, prefill = facts.at("gpu_overhead_bytes", config.version), facts.at("layerwise_prefill_bytes", config.version)
+        absorbed = absorbed_mla_bytes(model, config.tp, 0, model.layers)
+        entries: list[Entry] = [
+            exact("weights", "everything but routed experts", always, f"sum of shards, tp {config.tp}", CHECKPOINT),
+            exact("weights", "routed experts on the GPU", on_gpu, f"{config.gpu_experts_per_layer} per layer", CHECKPOINT),
+            ranged("weights", "absorbed MLA projections", absorbed, 0, absorbed, "2 x layers x heads / tp x (nope + v) x rank", CHECKPOINT),
+            ranged("compute", "layer-wise prefill buffer", prefill.value, prefill.low, prefill.high, "one layer of experts", prefill.source),
+            ranged("overhead", "activation and CUDA context", overhead.value, overhead.low, overhead.high, "constant", overhead.source),
+        ]
+        visible = (gpu.visible, gpu.visible_low, gpu.visible_high)
+        pool, devices = pool_and_devices(request, release, config, shards, [(entries, *visible)], 1)
+        in_ram = whole - whole * config.gpu_experts_per_layer // moe.experts
+        host = request.machine.nodes[group.nodes[0]].host
+        ram = host.ram or 0
+        extra = facts.at("host_overhead_bytes", config.version)
+        reserve = LLAMA_CPP.facts.at("os_reserve_bytes", "0")
+        host_entries = [
+            ranged("weights", "routed experts in RAM", in_ram, in_ram, whole, "all experts; those on a GPU may or may not be freed", "kvcache-ai/ktransformers issue 1816 and guides conflict"),
+            ranged("overhead", "engine in RAM", extra.value, extra.low, extra.high, "constant", extra.source, "measured"),
+        ]
+        if host.ram_source == "flags":
+            host_entries.append(ranged("overhead", "operating system", reserve.value, reserve.low, reserve.high, "constant", reserve.source, "assumed"))
+        ram_device = Device(0, "host", 0, 1, host.name, ram, ram, ram, ram, ram, tuple(host_entries))
+        everything = (*devices, ram_device)
+        priced = fit(request, config, shards, pool, everything, [])
+        if priced.verdict == "no" and verdict([ram_device]) == "no":
+            priced = priced._replace(reason="the routed experts do not fit in RAM")
+        return priced._replace(cpu_expert_bytes=in_ram)
+
+    def launch(self, request: Request, release: PricedRelease, config: Config) -> LaunchSpec:
+        """sglang-kt's server with kt-kernel arguments."""
+        model = request.model
+        host = request.machine.nodes[config.group.nodes[0] if config.group else 0].host
+        method = CPU_METHODS[release.expert_format][0]
+        name = release.release.release or model.repository
+        arguments = [
+            "python3", "-m", "sglang.launch_server", "--model", name,
+            "--kt-weight-path", name, "--kt-method", method,
+            "--kt-cpuinfer", str(host.cores or 1), "--kt-threadpool-count", str(host.sockets),
+            "--kt-num-gpu-experts", str(config.gpu_experts_per_layer),
+            "--tensor-parallel-size", str(config.tp),
+            "--mem-fraction-static", f"{config.utilization:g}",
+            "--chunked-prefill-size", str(config.batched_tokens),
+            "--context-length", str(config.context),
+            "--max-running-requests", str(config.sequences),
+            "--disable-shared-experts-fusion",
+        ]  # fmt: skip
+        if config.kv_dtype != "bf16":
+            arguments += ["--kv-cache-dtype", "fp8_e4m3"]
+        if model.tool_call_parser:
+            arguments += ["--tool-call-parser", model.tool_call_parser]
+        if model.reasoning_parser:
+            arguments += ["--reasoning-parser", model.reasoning_parser]
+        if model.trust_remote_code:
+            arguments.append("--trust-remote-code")
+        arguments += ["--served-model-name", model.id, "--host", "127.0.0.1", "--port", "30000"]
+        return LaunchSpec(tuple(arguments), {})
+
+
+def routed_expert_bytes(release: PricedRelease) -> int:
+    """Bytes of all routed experts of a release, whole."""
+    return sum([group.bytes for group in release.tensors.groups if group.tensor_class == "routed_experts"])
+
+
+ENGINE = KTransformers()

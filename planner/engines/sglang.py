@@ -1,0 +1,130 @@
+"""SGLang: as vLLM on equal GPUs, but the static pool is a fraction of memory and activation lies outside it.
+
+KV = memory free after loading - capacity x (1 - mem_fraction_static); the default fraction follows a published rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from formulas.units import MIB
+from planner.engines import data_center
+from planner.engines.base import Config, LaunchSpec, Priced, Refusal
+from planner.engines.tensor_parallel import GGUF_REASON, fit, pool_and_devices, shards_of, weight_entries
+from planner.ledger import Entry, ranged
+from planner.request import PricedRelease, Request
+from profiles.engines import EngineFacts, load_engine
+
+LARGE_GPU_MIB: Final = 60 * 1024
+
+
+class Sglang:
+    """The engine as the search sees it."""
+
+    name = "sglang"
+
+    @property
+    def facts(self) -> EngineFacts:
+        """Constants, defaults and flags with their versions and sources."""
+        return load_engine("sglang")
+
+    def accepts(self, release: PricedRelease) -> str:
+        """SGLang loads safetensors here."""
+        return "" if release.release.container == "safetensors" else GGUF_REASON
+
+    def configurations(self, request: Request, release: PricedRelease) -> Iterator[Config | Refusal]:
+        """Layouts over every group of equal GPUs, with attention data parallelism inside tp."""
+        yield from data_center.layouts(self, request, release, attention_dp=True)
+
+    def kv_dtypes(self, request: Request, version: str) -> tuple[str, ...]:
+        """KV dtypes of the model's layout."""
+        del version
+        sparse = any(group.index_head_dim for group in request.model.kv_groups)
+        return ("bf16", "fp8_ds_mla") if sparse else ("bf16", "fp8")
+
+    def default_fraction(self, request: Request, config: Config) -> float:
+        """``mem_fraction_static`` that SGLang chooses for itself."""
+        assert config.group is not None
+        facts, version = self.facts, config.version
+        capacity_mib = config.group.gpu.capacity / MIB
+        graph_batch = min(config.sequences, int(facts.at("max_num_seqs", version).value))
+        reserved = (
+            facts.at("reserved_constant_mib", version).value
+            + facts.at("reserved_mib_per_chunk_token", version).value * max(config.batched_tokens, 2048)
+            + facts.at("reserved_mib_per_graph_batch", version).value * graph_batch
+            + facts.at("reserved_mib_per_eight_ranks", version).value * config.tp * config.pp / 8
+        )
+        if capacity_mib > LARGE_GPU_MIB:
+            reserved = max(reserved, facts.at("reserved_floor_mib_large_gpu", version).value)
+        fraction = round((capacity_mib - reserved) / capacity_mib, 3)
+        vision = request.model.vision is not None and not config.text_only
+        return fraction * (facts.at("vision_factor", version).value if vision else 1.0)
+
+    def price(self, request: Request, release: PricedRelease, config: Config) -> Priced:
+        """Weights, what loading loses, and the pool that the fraction leaves."""
+        group = config.group
+        assert group is not None
+        gpu, facts = group.gpu, self.facts
+        fraction = config.utilization or self.default_fraction(request, config)
+        shards = shards_of(request, release, config, vision_sharded=False)
+        overhead = facts.at("load_overhead_bytes", config.version)
+        fixed: list[Entry] = [
+            ranged("overhead", "CUDA context and collective buffers", overhead.value, overhead.low, overhead.high, "constant", overhead.source)
+        ]
+        stages = []
+        for stage in range(config.pp):
+            entries = weight_entries(request, release, config, shards, stage) + fixed
+            usable = [int(size * fraction) for size in (gpu.visible, gpu.visible_low, gpu.visible_high)]
+            stages.append((entries, usable[0], usable[1], usable[2]))
+        page = int(facts.at("page_tokens_mla" if request.model.uses_mla else "page_tokens", config.version).value)
+        pool, devices = pool_and_devices(request, release, config, shards, stages, page)
+        return fit(request, config._replace(utilization=fraction), shards, pool, devices, [])
+
+    def launch(self, request: Request, release: PricedRelease, config: Config) -> LaunchSpec:
+        """``python -m sglang.launch_server`` with the settings that make the plan true."""
+        model, version, facts = request.model, config.version, self.facts
+        arguments: list[str] = [
+            "python3", "-m", "sglang.launch_server",
+            "--model-path", release.release.release or model.repository,
+        ]  # fmt: skip
+
+        def add(key: str, *values: str) -> None:
+            arguments.extend((facts.flag(key, version), *values))
+
+        add("tp", str(config.tp))
+        if config.pp > 1:
+            add("pp", str(config.pp))
+        if config.dp > 1:
+            add("dp", str(config.dp))
+            if config.attention_dp:
+                add("attention_dp")
+        if config.ep > 1:
+            add("ep", str(config.ep))
+        if config.dcp > 1:
+            add("dcp", str(config.dcp))
+        add("utilization", f"{config.utilization:.3f}")
+        add("context", str(config.context))
+        add("sequences", str(config.sequences))
+        add("batched_tokens", str(config.batched_tokens))
+        if config.kv_dtype != "bf16":
+            add("kv_dtype", "fp8_e4m3")
+        if model.tool_call_parser:
+            add("tool_parser", model.tool_call_parser)
+        if model.reasoning_parser:
+            add("reasoning_parser", model.reasoning_parser)
+        if model.trust_remote_code:
+            add("trust_remote_code")
+        add("served_name", model.id)
+        shared = (*arguments, "--host", "127.0.0.1", "--port", "30000")
+        nodes = 0 if config.group is None else -(-config.world // config.group.per_node)
+        if nodes <= 1:
+            return LaunchSpec(shared, {})
+        per_node = tuple(
+            (*shared, facts.flag("nodes", version), str(nodes), facts.flag("node_rank", version), str(rank), facts.flag("head_address", version), "HEAD_ADDRESS:5000")
+            for rank in range(nodes)
+        )
+        return LaunchSpec(per_node[0], {}, per_node)
+
+
+ENGINE = Sglang()

@@ -1,0 +1,285 @@
+"""The plan and its JSON, ``moeplan.plan/1``. Other programs rely on these keys: add freely, never rename.
+
+Sizes are bytes (int), times seconds, rates per second. A field that could not be determined is null, never zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PLAN_SCHEMA = "moeplan.plan/1"
+
+Evidence = Literal["exact", "measured", "modelled", "assumed"]
+Verdict = Literal["fits", "tight", "no"]
+
+
+class Record(BaseModel):
+    """Frozen, strict in its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, protected_namespaces=())
+
+
+class Range(Record):
+    """A quantity with its uncertainty; ``low <= expected <= high``."""
+
+    low: float
+    expected: float
+    high: float
+
+
+class LedgerEntry(Record):
+    """One named part of a device's memory. ``low`` and ``high`` equal ``bytes`` when the entry is exact."""
+
+    kind: Literal["weights", "kv_cache", "compute", "overhead"]
+    what: str
+    bytes: int
+    low_bytes: int
+    high_bytes: int
+    formula: str
+    source: str
+    evidence: Evidence
+
+
+class DeviceMemory(Record):
+    """The ledger of one device and its sums. ``free_bytes`` is usable minus the ledger; negative when it is short."""
+
+    node: int
+    kind: Literal["gpu", "host", "unified", "disk"]
+    index: int
+    name: str
+    capacity_bytes: int
+    engine_visible_bytes: int
+    usable_bytes: int
+    weights_bytes: int
+    kv_cache_bytes: int
+    compute_bytes: int
+    overhead_bytes: int
+    free_bytes: int
+    free_low_bytes: int
+    free_high_bytes: int
+    ledger: tuple[LedgerEntry, ...]
+
+
+class Memory(Record):
+    """Memory of every device of a configuration."""
+
+    devices: tuple[DeviceMemory, ...]
+
+
+class KvCache(Record):
+    """The KV cache of one rank: what a token costs, what room there is, what that holds.
+
+    ``tokens`` counts the tokens of one replica (data-parallel replicas hold that many each).
+    """
+
+    dtype: str
+    layout: str
+    bytes_per_token_per_rank: float
+    budget_bytes_per_rank: int
+    budget_low_bytes_per_rank: int
+    budget_high_bytes_per_rank: int
+    tokens: int
+    required_tokens: int
+    max_sequences_at_context: int
+
+
+class EngineRef(Record):
+    """An inference engine and the version the numbers are for."""
+
+    name: str
+    version: str
+
+
+class QuantizationRef(Record):
+    """A release: the same quantization name of two publishers is two releases."""
+
+    name: str
+    publisher: str
+    release: str
+    status: Literal["published", "hypothetical"] = "published"
+    bytes: int
+    evidence: Evidence
+
+
+class Parallel(Record):
+    """Ranks: tensor, pipeline, data, expert (1 when experts are sharded by tensor parallelism), decode context."""
+
+    tp: int
+    pp: int
+    dp: int
+    ep: int
+    dcp: int
+
+
+class Offload(Record):
+    """Where routed experts live when not on a GPU.
+
+    ``cpu_expert_layers`` layers keep all or part of their experts in RAM, ``gpu_experts_per_layer`` of them stay on
+    the GPUs; ``disk_bytes`` are paged from disk.
+    """
+
+    cpu_expert_layers: int = 0
+    gpu_experts_per_layer: int = 0
+    disk: bool = False
+    disk_bytes: int = 0
+
+
+class Performance(Record):
+    """Speed at the workload, as ranges, with what bounds it and how it is known."""
+
+    decode_tokens_per_s_per_request: Range
+    decode_tokens_per_s_total: Range
+    prefill_tokens_per_s: Range
+    ttft_s: Range
+    tpot_s: Range
+    effective_concurrency: float
+    bound_by: str
+    evidence: str
+
+
+class QualityFact(Record):
+    """A measured quality of this quantization under one suite; suites are not comparable with each other."""
+
+    suite: str
+    metric: str
+    value: float
+    baseline: float | None = None
+    source: str
+
+
+class Quality(Record):
+    """What is known of the quality loss; ``native`` means the weights as the model's maker published them."""
+
+    native: bool
+    facts: tuple[QualityFact, ...] = ()
+    note: str = ""
+
+
+class Cost(Record):
+    """Rent of the hardware by the cheapest known offer; null where no price is known."""
+
+    usd_per_hour: float | None
+    usd_per_million_output_tokens: Range | None
+    provider: str | None
+    date: str | None
+    source: str | None
+    note: str = ""
+
+
+class Launch(Record):
+    """How the engine is started: arguments, environment, files to write beside it."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
+    per_node_argv: tuple[tuple[str, ...], ...] = ()
+
+
+class Candidate(Record):
+    """One configuration that starts and holds the workload (``fits``), or may (``tight``)."""
+
+    rank: int
+    engine: EngineRef
+    quantization: QuantizationRef
+    parallel: Parallel
+    offload: Offload
+    verdict: Verdict
+    fits: bool
+    memory: Memory
+    kv_cache: KvCache
+    performance: Performance
+    quality: Quality
+    cost: Cost | None
+    launch: Launch
+    settings: dict[str, Any] = Field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    why: str = ""
+
+
+class Rejection(Record):
+    """A configuration that does not fit or that the engine refuses, and what would help."""
+
+    engine: str
+    quantization: str
+    parallel: Parallel | None
+    reason: str
+    device: str | None = None
+    short_by_bytes: int | None = None
+    remedy: str = ""
+    memory: Memory | None = None
+    kv_cache: KvCache | None = None
+    count: int = 1
+
+
+class ModelRef(Record):
+    """The model as planned."""
+
+    id: str
+    name: str
+    family: str
+    repository: str
+    parameters: int
+    active_parameters: int
+    max_context: int
+
+
+class WorkloadRef(Record):
+    """What the machine is asked to carry. Lengths are tokens."""
+
+    name: str
+    context: int
+    concurrency: int
+    input_tokens: int
+    output_tokens: int
+    images: int = 0
+    prefix_cache_hit_rate: float = 0.0
+    required_kv_tokens: int
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    min_throughput: float | None = None
+
+
+class HardwareSummary(Record):
+    """The hardware in one line per kind, with where it comes from."""
+
+    description: str
+    source: Literal["flags", "detected", "file"]
+    gpus: tuple[str, ...]
+    nodes: int
+    host_memory_bytes: int | None
+    notes: tuple[str, ...] = ()
+
+
+class SearchSummary(Record):
+    """How much was searched."""
+
+    evaluated: int
+    fitting: int
+    tight: int
+    rejected: int
+
+
+class Plan(Record):
+    """The answer: ranked candidates, what was rejected and why, and everything it was computed from."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", defer_build=True, populate_by_name=True, protected_namespaces=()
+    )
+
+    schema_: Literal["moeplan.plan/1"] = Field(PLAN_SCHEMA, alias="schema")
+    generated_by: str
+    model: ModelRef
+    workload: WorkloadRef
+    hardware: HardwareSummary
+    inventory: dict[str, Any]
+    objective: str
+    candidates: tuple[Candidate, ...]
+    rejected: tuple[Rejection, ...]
+    search: SearchSummary
+    notes: tuple[str, ...] = ()
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """The plan as ``moeplan.plan/1`` JSON."""
+        return self.model_dump_json(indent=indent, by_alias=True)

@@ -1,0 +1,114 @@
+"""One request, fully parsed: every view builds this and nothing else parses sizes or names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from planner.machine import Machine
+from profiles.mixtures import ReleaseTensors
+from profiles.model import ModelSpec, Release
+
+Objective = Literal["balanced", "throughput", "latency", "context", "cost", "quality"]
+OBJECTIVES: Final = ("balanced", "throughput", "latency", "context", "cost", "quality")
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What has to be served. Lengths are tokens; ``prefix_cache_hit_rate`` is the share of input found in cache."""
+
+    name: str
+    context: int
+    concurrency: int
+    input_tokens: int
+    output_tokens: int
+    images: int = 0
+    prefix_cache_hit_rate: float = 0.0
+
+    def required_tokens(self, replicas: int = 1, block: int = 1) -> int:
+        """KV tokens one of ``replicas`` must hold: one whole context, and its share of the requests.
+
+        Each request is rounded up to whole blocks.
+        """
+        each = -(-(self.input_tokens + self.output_tokens) // block) * block
+        whole = -(-self.context // block) * block
+        return max(whole, -(-self.concurrency // replicas) * each)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Engine settings given by the user; None leaves them to the engine's file."""
+
+    utilization: float | None = None
+    max_num_batched_tokens: int | None = None
+    max_num_seqs: int | None = None
+    text_only: bool = False
+    batch: int | None = None
+    ubatch: int | None = None
+    cache_type_k: str | None = None
+    cache_type_v: str | None = None
+    sequences: int | None = None
+    kv_unified: bool | None = None
+    flash_attention: bool | None = None
+    n_cpu_moe: int | None = None
+    enforce_eager: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Narrow:
+    """Values the search is restricted to; None does not restrict."""
+
+    engine: str | None = None
+    engine_version: str | None = None
+    kv_dtype: str | None = None
+    tp: int | None = None
+    pp: int | None = None
+    dp: int | None = None
+    ep: int | None = None
+    dcp: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Limits that a candidate must meet, seconds and tokens per second."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    min_throughput: float | None = None
+    max_kld: float | None = None
+    quality_suite: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PricedRelease:
+    """A release with its tensors resolved. ``memo`` keeps what many configurations share, such as shard tables."""
+
+    release: Release
+    tensors: ReleaseTensors
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def expert_format(self) -> str:
+        """Storage format of the routed experts' gate projection, or of the dense one where there are no experts."""
+        found = self.memo.get("expert format")
+        if found is None:
+            roles = {group.role: group.format for group in self.tensors.groups}
+            found = self.memo["expert format"] = roles.get("expert_gate") or roles.get("dense_gate", "bf16")
+        return str(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything the search needs. ``exact`` asks for one configuration as given, ``estimate``."""
+
+    model: ModelSpec
+    machine: Machine
+    demand: Demand
+    releases: tuple[PricedRelease, ...]
+    settings: Settings = field(default_factory=Settings)
+    narrow: Narrow = field(default_factory=Narrow)
+    bounds: Bounds = field(default_factory=Bounds)
+    objective: Objective = "balanced"
+    top: int = 5
+    exact: bool = False
+    workload_given: bool = True

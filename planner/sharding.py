@@ -1,0 +1,198 @@
+"""Bytes of a model's weights on one rank, from its tensor list.
+
+How a role is split under tensor parallelism is the same in every engine that follows Megatron; what differs (vision,
+drafter, expert parallelism) is an argument. Shards are priced with the storage format on the shard's own shape, so
+block scales that do not divide are rounded up as the engine rounds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Final, NamedTuple
+
+from formulas.storage import storage_format, tensor_bytes
+from profiles.model import ModelSpec, Role, TensorGroup
+
+ROWS: Final[frozenset[Role]] = frozenset(
+    (
+        "q_b", "kv_b", "k_b", "v_b", "q", "attention_bias", "attention_gate", "attention_sink",
+        "linear_in", "linear_conv", "linear_state",
+        "dense_gate", "dense_up", "shared_gate", "shared_up",
+    )
+)  # fmt: skip
+"""Column-parallel layers: the output dimension (rows of the stored matrix) is divided."""
+COLUMNS: Final[frozenset[Role]] = frozenset(("o", "linear_out", "dense_down", "shared_down"))
+"""Row-parallel layers: the input dimension (columns) is divided."""
+KV_HEADS: Final[frozenset[Role]] = frozenset(("k", "v"))
+"""Divided by KV heads, replicated beyond their number."""
+VOCABULARY: Final[frozenset[Role]] = frozenset(("embedding", "lm_head"))
+"""Divided by vocabulary, padded to a multiple of 64 per rank set."""
+EXPERT_ROWS: Final[frozenset[Role]] = frozenset(("expert_gate", "expert_up", "expert_bias"))
+EXPERT_COLUMNS: Final[frozenset[Role]] = frozenset(("expert_down",))
+VISION_ROLES: Final[frozenset[Role]] = frozenset(("vision_column", "vision_row", "vision_other", "projector"))
+
+
+class LayerShard(NamedTuple):
+    """Bytes of one layer on one rank. ``expert`` is one routed expert (its shard when experts are divided)."""
+
+    attention: int
+    dense: int
+    shared: int
+    other: int
+    expert: int
+    experts: int
+
+    @property
+    def always(self) -> int:
+        """Bytes every step reads whatever the routing."""
+        return self.attention + self.dense + self.shared + self.other
+
+
+NO_LAYER: Final = LayerShard(0, 0, 0, 0, 0, 0)
+
+
+class ShardTable(NamedTuple):
+    """Weights of a model divided over ``tp`` ranks.
+
+    ``cumulative`` holds the running total of a whole layer's bytes (always + experts), for pipeline stages;
+    ``expert_ranks`` ranks share the routed experts whole when experts are parallel (1: they are sharded by tp).
+    ``mtp`` are the bytes of the multi-token-prediction layers.
+    """
+
+    layers: tuple[LayerShard, ...]
+    cumulative: tuple[int, ...]
+    embedding: int
+    lm_head: int
+    norms: int
+    vision: int
+    vision_whole: int
+    mtp: int
+    experts_on_rank: int
+
+    def stage_bytes(self, first: int, stop: int) -> int:
+        """Bytes of layers ``first..stop`` on the fullest rank of the stage."""
+        return self.cumulative[stop] - self.cumulative[first]
+
+
+def padded_vocabulary(vocab: int, tp: int, multiple: int = 64) -> int:
+    """Rows of the vocabulary on one rank after padding."""
+    padded = -(-vocab // multiple) * multiple
+    return -(-padded // tp)
+
+
+def shard_shape(group: TensorGroup, tp: int, kv_heads: int, vocabulary_padding: int = 64) -> tuple[int, ...]:
+    """Shape of this tensor on one of ``tp`` ranks."""
+    shape, role = group.shape, group.role
+    if tp == 1:
+        return shape
+    if role in VOCABULARY:
+        return (padded_vocabulary(shape[0], tp, vocabulary_padding), *shape[1:])
+    if role in KV_HEADS:
+        share = min(tp, kv_heads) if kv_heads else tp
+        return (-(-shape[0] // share), *shape[1:])
+    if role in ROWS:
+        return (-(-shape[0] // tp), *shape[1:])
+    if role in EXPERT_ROWS:
+        return (*shape[:-2], -(-shape[-2] // tp), shape[-1]) if len(shape) > 1 else (-(-shape[0] // tp),)
+    if role in COLUMNS or role in EXPERT_COLUMNS:
+        return (*shape[:-1], -(-shape[-1] // tp))
+    return shape
+
+
+def build_shards(
+    model: ModelSpec,
+    groups: Sequence[TensorGroup],
+    *,
+    tp: int,
+    expert_tp: int,
+    expert_ranks: int,
+    vision_sharded: bool,
+    scale: float = 1.0,
+    vocabulary_padding: int = 64,
+) -> ShardTable:
+    """The shard table of one release on one rank of ``tp``.
+
+    Routed experts are divided by ``expert_tp`` within a matrix and, whole, over ``expert_ranks`` ranks; the rank with
+    the most experts is priced. ``scale`` corrects a list whose mixture is only assumed (see ``release_tensors``).
+    """
+    kv_heads = max((group.n_kv_heads for group in model.kv_groups), default=0)
+    attention = [0] * model.layers
+    dense = [0] * model.layers
+    shared = [0] * model.layers
+    other = [0] * model.layers
+    expert = [0] * model.layers
+    experts = [0] * model.layers
+    embedding = lm_head = norms = vision = vision_whole = mtp = 0
+    for group in groups:
+        fmt = storage_format(group.format)
+        is_expert = group.role in EXPERT_ROWS or group.role in EXPERT_COLUMNS
+        if group.role in VISION_ROLES:
+            vision_whole += group.bytes
+            divide = vision_sharded and group.role in ("vision_column", "vision_row")
+            vision += group.bytes // tp if divide else group.bytes
+            continue
+        each = tensor_bytes(fmt, shard_shape(group, expert_tp if is_expert else tp, kv_heads, vocabulary_padding))
+        if scale != 1.0:
+            each = round(each * scale)
+        if group.tensor_class == "mtp":
+            count = group.per_layer * max(len(group.layers), 1)
+            mtp += each * (-(-count // expert_ranks) if is_expert else count)
+        elif group.role == "embedding":
+            embedding += each * group.count
+        elif group.role == "lm_head":
+            lm_head += each * group.count
+        elif not group.layers:
+            norms += each * group.count
+        elif is_expert:
+            for layer in group.layers:
+                # The projections of one expert are separate tensors, so a layer's expert is their sum.
+                expert[layer] += each
+                experts[layer] = max(experts[layer], group.per_layer)
+        else:
+            bucket = _bucket(group, attention, dense, shared, other)
+            size = each * group.per_layer
+            for layer in group.layers:
+                bucket[layer] += size
+    layers = tuple(
+        [
+            LayerShard(*values)
+            for values in zip(
+                attention, dense, shared, other, expert, [-(-n // expert_ranks) for n in experts], strict=True
+            )
+        ]
+    )
+    running = accumulate(
+        [s.attention + s.dense + s.shared + s.other + s.expert * s.experts for s in layers], initial=0
+    )
+    on_rank = max((shard.experts for shard in layers), default=0)
+    return ShardTable(layers, tuple(running), embedding, lm_head, norms, vision, vision_whole, mtp, on_rank)
+
+
+def _bucket(
+    group: TensorGroup, attention: list[int], dense: list[int], shared: list[int], other: list[int]
+) -> list[int]:
+    if group.tensor_class == "attention":
+        return attention
+    if group.tensor_class == "dense_ffn":
+        return dense
+    if group.tensor_class == "shared_experts":
+        return shared
+    return other
+
+
+def stage_layers(layers: int, pp: int) -> tuple[tuple[int, int], ...]:
+    """First and stop layer of each pipeline stage, as vLLM and SGLang divide them.
+
+    What does not divide goes to the stages before the last, from the back, since the last also holds the head.
+    Source: vLLM 0.33.0 ``distributed/utils.py`` ``get_pp_indices``.
+
+    >>> stage_layers(61, 2), stage_layers(61, 4)
+    (((0, 31), (31, 61)), ((0, 15), (15, 30), (30, 46), (46, 61)))
+    """
+    share, rest = divmod(layers, pp)
+    sizes = [share] * pp
+    for back in range(2, rest + 2):
+        sizes[-back] += 1
+    stops = list(accumulate(sizes))
+    return tuple([(stop - size, stop) for stop, size in zip(stops, sizes, strict=True)])

@@ -1,0 +1,109 @@
+"""Facts of the inference engines: constants, defaults and flags, each with the versions it holds for.
+
+A fact file ``profiles/engines/<engine>.toml`` holds ``[[fact]]`` tables (``key``, ``value``, optional ``low``,
+``high``, ``since``, ``until``, ``source``) and ``[[flag]]`` tables (``key``, ``flag``, ``since``, ``until``).
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_FOLDER = Path(__file__).parent / "engines"
+
+
+class MissingFact(LookupError):
+    """No fact of that key holds for that version."""
+
+
+class Fact(NamedTuple):
+    """A number with its range and source; ``low`` and ``high`` equal ``value`` where it is certain."""
+
+    value: float
+    low: float
+    high: float
+    source: str
+
+
+class UnknownVersion(ValueError):
+    """A version string that is not dotted numbers."""
+
+
+def version_tuple(text: str) -> tuple[int, ...]:
+    """``0.18.0.post1`` as ``(0, 18, 0)``; ``(0, 0)`` sorts before everything.
+
+    >>> version_tuple("0.18"), version_tuple("v0.5.6.post1")
+    ((0, 18), (0, 5, 6))
+
+    Raises ``UnknownVersion``.
+    """
+    found = re.match(r"v?([0-9]{1,6}(?:\.[0-9]{1,9}){0,4})(?:$|[.+\-_a-z])", text.strip(), re.ASCII)
+    if not found:
+        raise UnknownVersion(f"{text[:40]!r} is not a version; write 0.18 or 0.18.0")
+    return tuple(int(part) for part in found[1].split("."))
+
+
+class EngineFacts:
+    """All facts of one engine."""
+
+    def __init__(self, name: str, table: dict[str, Any]) -> None:
+        self.name = name
+        self.default_version: str = table["default_version"]
+        self.repository: str = table["repository"]
+        self._facts: dict[str, list[dict[str, Any]]] = {}
+        self._flags: dict[str, list[dict[str, Any]]] = {}
+        for row in table.get("fact", []):
+            self._facts.setdefault(row["key"], []).append(row)
+        for row in table.get("flag", []):
+            self._flags.setdefault(row["key"], []).append(row)
+        self._known: dict[tuple[str, str], Fact] = {}
+
+    def at(self, key: str, version: str) -> Fact:
+        """The fact ``key`` in that version. Raises ``MissingFact``."""
+        known = self._known.get((key, version))
+        if known is None:
+            row = _valid(self._facts.get(key, []), version)
+            if row is None:
+                raise MissingFact(f"{self.name} {version}: no fact {key!r}")
+            value = float(row["value"])
+            known = Fact(value, float(row.get("low", value)), float(row.get("high", value)), row["source"])
+            self._known[key, version] = known
+        return known
+
+    def flag(self, key: str, version: str) -> str:
+        """The spelling of a flag in that version. Raises ``MissingFact`` when the version does not have it."""
+        row = _valid(self._flags.get(key, []), version)
+        if row is None:
+            raise MissingFact(f"{self.name} {version}: no flag for {key!r}")
+        return str(row["flag"])
+
+    def has_flag(self, key: str, version: str) -> bool:
+        """Whether the version has this flag."""
+        return _valid(self._flags.get(key, []), version) is not None
+
+    def sources(self) -> dict[str, str]:
+        """Source of every fact by key (the newest row)."""
+        return {key: rows[-1]["source"] for key, rows in self._facts.items()}
+
+
+def _valid(rows: list[dict[str, Any]], version: str) -> dict[str, Any] | None:
+    number = version_tuple(version)
+    for row in reversed(rows):
+        if number >= version_tuple(row.get("since", "0")) and ("until" not in row or number < version_tuple(row["until"])):
+            return row
+    return None
+
+
+@cache
+def load_engine(name: str) -> EngineFacts:
+    """The facts of an engine by name. Raises ``FileNotFoundError`` for an unknown one."""
+    with (_FOLDER / f"{name}.toml").open("rb") as file:
+        return EngineFacts(name, tomllib.load(file))
+
+
+def engine_names() -> tuple[str, ...]:
+    """Engines that have a fact file."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml") if path.stem != "speed"))

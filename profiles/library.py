@@ -1,0 +1,211 @@
+"""Models by name: the built-in cards, and configurations on the user's disk."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from profiles.cards import card_ids, load_card
+from profiles.config_reader import read_config
+from profiles.headers.strictjson import load_json_object
+from profiles.llama_quantize import DEFAULT_TYPE
+from profiles.mixtures import UnknownMixture, base_type
+from profiles.model import ModelSpec, QualityLoss, Release
+from profiles.names import UnknownName
+
+HYPOTHETICAL = "hypothetical"
+"""Publisher of a release that nobody published."""
+_HYPOTHETICAL_FORMATS = ("bf16", "fp8", "int4", "nvfp4")
+_SYNONYMS = {"fp16": "bf16", "bfloat16": "bf16", "float16": "bf16"}
+_MAX_CONFIG_BYTES = 16 << 20
+_WEIGHT_SUFFIXES = (".gguf", ".safetensors", ".safetensors.index.json")
+
+
+def model_ids() -> tuple[str, ...]:
+    """Ids of the built-in models, sorted."""
+    return card_ids()
+
+
+def load_model(text_or_path: str | Path) -> ModelSpec:
+    """The model that a built-in id or alias names, or that a ``config.json`` or its folder describes.
+
+    Spaces, underscores and case do not matter in a name, and a built-in name comes before a path of the same
+    spelling. A configuration from disk has one release: the format that it declares, published by ``local``.
+
+    Raises ``UnknownName`` (with the nearest names), ``ValueError`` for weight files, ``BadModelFile``,
+    and what ``read_config`` raises.
+    """
+    text = str(text_or_path)
+    if isinstance(text_or_path, str) and (card_id := _card_id(text)):
+        return _built_in(card_id)
+    path = Path(text)
+    if _exists(path):
+        return _from_disk(path)
+    raise UnknownName("model", text, _nearest(text))
+
+
+def _plain(text: str) -> str:
+    return "-".join(text.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _card_id(text: str) -> str | None:
+    """Id of the card that a name means; the cards are read only when the name is not itself an id."""
+    plain = _plain(text)
+    if plain in card_ids():
+        return plain
+    return _names().get(plain)
+
+
+@cache
+def _names() -> dict[str, str]:
+    """Every name of every built-in model, in plain spelling."""
+    names: dict[str, str] = {}
+    for card_id in card_ids():
+        card = load_card(card_id)
+        for name in (card_id, card.name, card.repository, card.repository.partition("/")[2], *card.aliases):
+            names.setdefault(_plain(name), card_id)
+    return names
+
+
+def _nearest(text: str) -> list[str]:
+    near = difflib.get_close_matches(_plain(text[:80]), _names(), n=6, cutoff=0.5)
+    return list(dict.fromkeys(_names()[name] for name in near))[:3] or list(card_ids())
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+@cache
+def _built_in(card_id: str) -> ModelSpec:
+    card = load_card(card_id)
+    spec = read_config(card.config, id=card.id, name=card.name, repository=card.repository)
+    unexplained = tuple(
+        f"{item.what} (published {item.published_bytes:,} bytes, computed {item.computed_bytes:,})"
+        for item in card.differences
+    )
+    return replace(
+        spec,
+        max_context=card.max_context or spec.max_context,
+        trust_remote_code=card.trust_remote_code,
+        tool_call_parser=card.tool_call_parser,
+        reasoning_parser=card.reasoning_parser,
+        releases=(*card.releases, *_missing_formats(card.releases)),
+        sources=card.sources,
+        notes=(*spec.notes, *card.notes, *unexplained),
+    )
+
+
+def _missing_formats(published: Iterable[Release]) -> tuple[Release, ...]:
+    """A hypothetical release of every common format that nobody published."""
+    present = {release.quantization.casefold() for release in published}
+    missing = (name for name in _HYPOTHETICAL_FORMATS if name not in present)
+    return tuple(_hypothetical(name, f"format:{name}") for name in missing)
+
+
+def _hypothetical(quantization: str, mixture: str) -> Release:
+    is_gguf = mixture.startswith("gguf:")
+    return Release(
+        quantization=quantization,
+        publisher=HYPOTHETICAL,
+        release="",
+        container="gguf" if is_gguf else "safetensors",
+        mixture=mixture,
+        status="hypothetical",
+        includes_vision=not is_gguf,
+        note="nobody is known to publish it",
+    )
+
+
+def _from_disk(path: Path) -> ModelSpec:
+    if path.name.endswith(_WEIGHT_SUFFIXES):
+        return _from_weights(path)
+    config_path = path / "config.json" if path.is_dir() else path
+    if not config_path.is_file():
+        raise ValueError(f"{path}: no config.json in this folder")
+    config = load_json_object(config_path, _MAX_CONFIG_BYTES, "model configuration")
+    beside = config_path.parent / "hf_quant_config.json"
+    quant_config = None
+    if beside.is_file():
+        quant_config = load_json_object(beside, _MAX_CONFIG_BYTES, "quantization configuration")
+    folder = config_path.resolve().parent.name
+    name = folder if config_path.name == "config.json" and folder else config_path.stem
+    spec = read_config(config, id=_plain(name), name=name, quant_config=quant_config)
+    local = Release(
+        quantization=spec.native_quantization,
+        publisher="local",
+        release=str(path),
+        container="safetensors",
+        mixture="native",
+        source=str(config_path),
+    )
+    return replace(spec, releases=(local,), sources=(str(config_path),))
+
+
+def _from_weights(path: Path) -> ModelSpec:
+    """The seam where readers of GGUF and safetensors headers will build a model from what the files hold."""
+    raise ValueError(f"{path}: weight files cannot be read as a model yet; give the config.json beside them")
+
+
+def find_releases(model: ModelSpec, text: str) -> tuple[Release, ...]:
+    """The releases of ``model`` that a quantization means, of every publisher.
+
+    ``text`` is a quantization (``int4``, ``Q8_0``), ``publisher/quantization``, or the repository of the
+    release. Case does not matter, a dynamic type is found without its ``UD-``, and ``fp16`` means bf16.
+    What nobody published is answered with a hypothetical release: the common formats, and GGUF file types
+    by llama.cpp's plain rules.
+
+    Raises ``UnknownName`` with all that exists.
+    """
+    wanted = text.strip().casefold()
+    in_repository = tuple(release for release in model.releases if release.release.casefold() == wanted)
+    if wanted and in_repository:
+        return in_repository
+    publisher, separator, quantization = wanted.rpartition("/")
+    quantization = _SYNONYMS.get(quantization, quantization)
+    named = [
+        (release.quantization.casefold(), release)
+        for release in (*model.releases, *_missing_formats(model.releases))
+        if not separator or release.publisher.casefold() == publisher
+    ]
+    for spelling in (quantization, f"ud-{quantization}"):
+        if found := tuple(release for name, release in named if name == spelling):
+            return found
+    if quantization.upper() in DEFAULT_TYPE and publisher in ("", HYPOTHETICAL):
+        return (_hypothetical(quantization.upper(), f"gguf:{quantization.upper()}"),)
+    known = [f"{release.publisher}/{release.quantization}" for release in model.releases]
+    raise UnknownName("quantization", text, known)
+
+
+def quality_of(model_id: str, release: Release) -> tuple[QualityLoss, ...]:
+    """What was measured of a release, then what was measured of its type in suites that did not measure it.
+
+    Only ``release.quality`` was measured on the release's own mixture; the others carry a note that says
+    on what. A model without a card has none.
+    """
+    if model_id not in card_ids():
+        return release.quality
+    own = {(loss.suite, loss.metric) for loss in release.quality}
+    types = _types_of(release)
+    listed = load_card(model_id).type_quality
+    of_type = (quality.loss for quality in listed if quality.quantization.upper() in types)
+    return (*release.quality, *(loss for loss in of_type if (loss.suite, loss.metric) not in own))
+
+
+def _types_of(release: Release) -> set[str]:
+    """Names under which the quality of a release's type may be listed, in upper case."""
+    types = {release.quantization.upper(), release.mixture.upper() if release.mixture_known else ""}
+    if release.mixture.startswith("gguf:"):
+        try:
+            base = base_type(release.quantization)
+        except UnknownMixture:
+            return types
+        if not base.needs_ik_llama:
+            types.add(DEFAULT_TYPE[base.file_type])
+    return types
