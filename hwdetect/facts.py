@@ -24,7 +24,7 @@ _CONTROL = r"\x00-\x1f\x7f-\x9f"
 _CONTROL_CHARACTERS = re.compile(f"[{_CONTROL}]")
 
 Text = Annotated[str, Field(max_length=MAX_TEXT_LENGTH, pattern=f"^[^{_CONTROL}]*$")]
-# 2^63 - 1 keeps every sum of a few such numbers far from the largest float.
+# The upper bounds keep sums of such numbers finite; between them NaN and infinity are refused too.
 Natural = Annotated[int, Field(ge=0, le=2**63 - 1)]
 NonNegative = Annotated[float, Field(ge=0, le=1e30)]
 
@@ -48,7 +48,6 @@ class Model(BaseModel):
         frozen=True,
         strict=True,
         extra="forbid",
-        allow_inf_nan=False,
         defer_build=True,
         populate_by_name=True,
     )

@@ -334,8 +334,6 @@ def from_json(text: str) -> Inventory:
         inventory = Inventory.model_validate_json(text)
     except ValidationError as error:
         raise ValueError(f"not a {SCHEMA}: {_first_problem(error)}") from None
-    except UnicodeEncodeError:
-        raise ValueError(f"not a {SCHEMA}: the text holds characters that no UTF-8 file can hold") from None
     if "schema_id" not in inventory.model_fields_set:
         raise ValueError(f'not a {SCHEMA}: "schema" is missing')
     return inventory

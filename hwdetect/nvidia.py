@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from hwdetect.facts import BoolFact, Fact, IntFact, TextFact, known, printable
 from hwdetect.inventory import Gpu, GpuStatus, GpuStatusCode, MigDevice
@@ -43,7 +43,7 @@ def scan(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) ->
     try:
         nvml = _binding()
         _start(nvml)
-    except _UnavailableError as failure:
+    except _Unavailable as failure:
         return Scan(GpuStatus(code=failure.code, detail=printable(failure.detail + _present(root))))
     try:
         return _scan(nvml, root, environment)
@@ -52,7 +52,7 @@ def scan(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) ->
             nvml.nvmlShutdown()
 
 
-class _UnavailableError(Exception):
+class _Unavailable(Exception):
     def __init__(self, code: GpuStatusCode, detail: str) -> None:
         super().__init__(detail)
         self.code = code
@@ -61,14 +61,12 @@ class _UnavailableError(Exception):
 
 def _binding() -> ModuleType:
     try:
-        import pynvml  # type: ignore[import-untyped]
+        import pynvml
     except ImportError as error:
-        raise _UnavailableError(
-            "error", f"the Python package nvidia-ml-py cannot be imported: {error}"
-        ) from error
+        raise _Unavailable("error", f"the Python package nvidia-ml-py cannot be imported: {error}") from error
     # The deprecated package "pynvml" up to 11 is a folder of that name and hides nvidia-ml-py's single file.
     if Path(pynvml.__file__ or "").name != "pynvml.py":
-        raise _UnavailableError(
+        raise _Unavailable(
             "error", "the deprecated Python package pynvml hides nvidia-ml-py: uninstall pynvml"
         )
     binding: ModuleType = pynvml
@@ -76,7 +74,7 @@ def _binding() -> ModuleType:
 
 
 def _start(nvml: ModuleType) -> None:
-    """Load the library and initialise it. Raises _UnavailableError with the class of the failure."""
+    """Load the library and initialise it. Raises _Unavailable with the class of the failure."""
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
@@ -93,21 +91,21 @@ def _start_after_loading(nvml: ModuleType) -> None:
         ctypes.CDLL(WSL_LIBRARY if Path(WSL_LIBRARY).exists() else "libnvidia-ml.so.1")
     except OSError as error:
         absent = "No such file" in str(error)
-        raise _UnavailableError("no_library" if absent else "error", f"NVML: {error}") from error
+        raise _Unavailable("no_library" if absent else "error", f"NVML: {error}") from error
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
         raise _refused(nvml, error.value, str(error)) from error
 
 
-def _refused(nvml: ModuleType, code: int, text: str) -> _UnavailableError:
+def _refused(nvml: ModuleType, code: int, text: str) -> _Unavailable:
     codes: dict[int, GpuStatusCode] = {
         nvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no_library",
         nvml.NVML_ERROR_DRIVER_NOT_LOADED: "driver_not_loaded",
         nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "version_mismatch",
         nvml.NVML_ERROR_NO_PERMISSION: "no_permission",
     }
-    return _UnavailableError(codes.get(code, "error"), f"nvmlInit: {text}")
+    return _Unavailable(codes.get(code, "error"), f"nvmlInit: {text}")
 
 
 def _present(root: Path) -> str:
@@ -133,9 +131,15 @@ def _scan(nvml: ModuleType, root: Path, environment: Mapping[str, str]) -> Scan:
             handle = Handle(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
         except nvml.NVMLError as error:
             refusals.add(error.value)
-            gpus.append(_refused_gpu(index, error.value == nvml.NVML_ERROR_GPU_IS_LOST, str(error)))
-        else:
+            status: Literal["lost", "error"] = (
+                "lost" if error.value == nvml.NVML_ERROR_GPU_IS_LOST else "error"
+            )
+            gpus.append(_unread_gpu(index, status, f"nvmlDeviceGetHandleByIndex_v2: {error}"))
+            continue
+        try:
             gpus.append(read_gpu(handle, index, root))
+        except Exception as error:  # an answer nobody foresaw costs one GPU, not all of them
+            gpus.append(_unread_gpu(index, "error", f"{type(error).__name__}: {error}"))
     denied = refusals == {nvml.NVML_ERROR_NO_PERMISSION}
     return Scan(_status(gpus, denied), _with_visibility(gpus, environment), driver, cuda)
 
@@ -155,13 +159,8 @@ def _cuda_version(nvml: ModuleType) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def _refused_gpu(index: int, lost: bool, text: str) -> Gpu:
-    return Gpu(
-        index=index,
-        vendor="nvidia",
-        status="lost" if lost else "error",
-        status_detail=printable(f"nvmlDeviceGetHandleByIndex_v2: {text}"),
-    )
+def _unread_gpu(index: int, status: Literal["lost", "error"], detail: str) -> Gpu:
+    return Gpu(index=index, vendor="nvidia", status=status, status_detail=printable(detail))
 
 
 def _status(gpus: Sequence[Gpu], denied: bool) -> GpuStatus:

@@ -49,7 +49,7 @@ _COMPUTE_MODES = {0: "default", 1: "exclusive_thread", 2: "prohibited", 3: "excl
 _FABRIC_STATES = {0: "not_supported", 1: "not_started", 2: "in_progress", 3: "completed"}
 # The newer call first; both take the structure they fill.
 _FABRIC_CALLS = (
-    ("nvmlDeviceGetGpuFabricInfoV", "c_nvmlGpuFabricInfo_v2_t"),
+    ("nvmlDeviceGetGpuFabricInfoV", "c_nvmlGpuFabricInfoV_t"),
     ("nvmlDeviceGetGpuFabricInfo", "c_nvmlGpuFabricInfo_t"),
 )
 _REMOTE_TYPES: dict[int, RemoteType] = {0: "gpu", 1: "ibm_npu", 2: "switch"}
@@ -61,7 +61,7 @@ Answer = Any
 """What the binding hands back: a number, text, a list or a ctypes structure. It has no types of its own."""
 
 
-class NotGivenError(Exception):
+class NotGiven(Exception):
     """A call succeeded and yet gave no value."""
 
 
@@ -74,24 +74,24 @@ class Handle:
         self.lost = False
 
     def ask(self, function: str, *arguments: Answer) -> Answer:
-        """The call's own value. Raises NotGivenError with the reason, whatever goes wrong."""
+        """The call's own value. Raises NotGiven with the reason, whatever goes wrong."""
         try:
             value = getattr(self.nvml, function)(self.raw, *arguments)
         except self.nvml.NVMLError as error:
             self.lost = self.lost or error.value == self.nvml.NVML_ERROR_GPU_IS_LOST
-            raise NotGivenError(printable(str(error))) from error
+            raise NotGiven(printable(str(error))) from error
         except Exception as error:  # an old binding lacks the function; a name may not be UTF-8
-            raise NotGivenError(printable(f"{type(error).__name__}: {error}")) from error
+            raise NotGiven(printable(f"{type(error).__name__}: {error}")) from error
         if value in _NOT_AVAILABLE:
-            raise NotGivenError("reported as not available")
+            raise NotGiven("reported as not available")
         return value
 
     def fact(self, kind: type[F], function: str, pick: Callable[[Answer], Any] | None = None) -> F:
-        """One call as a fact; `pick` takes the value out of what it returns and may raise NotGivenError."""
+        """One call as a fact; `pick` takes the value out of what it returns and may raise NotGiven."""
         try:
             value = self.ask(function)
             return kind.reported(value if pick is None else pick(value), function)
-        except NotGivenError as error:
+        except NotGiven as error:
             return kind.missing(function, str(error))
         except ValueError:
             return kind.missing(function, "reported an impossible value")
@@ -148,12 +148,12 @@ def gpu_memory(handle: Handle) -> GpuMemory:
     try:
         memory = handle.ask("nvmlDeviceGetMemoryInfo", handle.nvml.nvmlMemory_v2)
         reserved = IntFact.reported(memory.reserved, f"{function}.reserved")
-    except NotGivenError as error:
+    except NotGiven as error:
         reserved = IntFact.missing(f"{function}.reserved", str(error))
         function = "nvmlDeviceGetMemoryInfo"
         try:
             memory = handle.ask(function)
-        except NotGivenError as also:
+        except NotGiven as also:
             missing = IntFact.missing(function, str(also))
             return GpuMemory(
                 total_bytes=missing, reserved_bytes=reserved, used_by_others_bytes=missing, free_bytes=missing
@@ -192,13 +192,13 @@ def _unified_memory(root: Path) -> GpuMemory:
 def _mig_devices(handle: Handle) -> tuple[MigDevice, ...]:
     try:
         slots = handle.ask("nvmlDeviceGetMaxMigDeviceCount")
-    except NotGivenError:
+    except NotGiven:
         return ()
     devices: list[MigDevice] = []
     for slot in range(slots):
         try:
             raw = handle.ask("nvmlDeviceGetMigDeviceHandleByIndex", slot)
-        except NotGivenError:  # an empty slot
+        except NotGiven:  # an empty slot
             continue
         mig = Handle(handle.nvml, raw)
         devices.append(
@@ -241,7 +241,7 @@ def _sysfs_bus_id(pci: Answer) -> str:
 
 def _pci_pair(number: int) -> str:
     if not number:
-        raise NotGivenError("reported as 0")
+        raise NotGiven("reported as 0")
     return f"{number & 0xFFFF:04x}:{number >> 16:04x}"
 
 
@@ -250,9 +250,7 @@ def _sysfs_number(root: Path, bus_id: str | None, name: str) -> IntFact:
         return IntFact.missing(f"sysfs {name}", "the bus id is not known")
     source = f"/sys/bus/pci/devices/{bus_id}/{name}"
     try:
-        # Resolved first: ".." of the link in bus/pci/devices would be that folder, not the bridge.
-        device = (root / "sys/bus/pci/devices" / bus_id).resolve(strict=True)
-        number = int((device / name).read_text())
+        number = int((root / source.lstrip("/")).read_text())
     except (OSError, ValueError) as error:
         return IntFact.missing(source, printable(getattr(error, "strerror", None) or str(error)))
     if number < 0 or (number == 0 and name.endswith("width")):
@@ -269,7 +267,7 @@ def _nvlink(handle: Handle) -> Nvlink:
     for index in range(handle.nvml.NVML_NVLINK_MAX_LINKS):
         try:
             active = handle.ask(function, index) == 1
-        except NotGivenError as error:
+        except NotGiven as error:
             code = getattr(error.__cause__, "value", None)
             if code == handle.nvml.NVML_ERROR_FUNCTION_NOT_FOUND or handle.lost:
                 reason = str(error)
@@ -293,7 +291,7 @@ def _active_link(handle: Handle, index: int) -> NvlinkLink:
     def ask(function: str) -> Answer:
         try:
             return handle.ask(function, index)
-        except NotGivenError as error:
+        except NotGiven as error:
             reasons.append(f"{function}: {error}")
             return None
 
@@ -324,7 +322,7 @@ def _fabric(handle: Handle) -> Fabric:
         try:
             info = _fabric_info(handle, function, structure)
             break
-        except NotGivenError as error:
+        except NotGiven as error:
             reasons.append(str(error))
     else:
         return Fabric(state=TextFact.missing(_FABRIC_CALLS[0][0], "; ".join(dict.fromkeys(reasons))))
@@ -336,17 +334,23 @@ def _fabric(handle: Handle) -> Fabric:
         state=TextFact.reported(state, function),
         status=TextFact.reported(status, function),
         clique=IntFact.reported(info.cliqueId, function),
-        cluster_uuid=TextFact.reported(str(UUID(bytes=bytes(info.clusterUuid))), function),
+        cluster_uuid=TextFact.reported(_cluster_uuid(info), function),
     )
 
 
 def _fabric_info(handle: Handle, function: str, structure: str) -> Answer:
     kind = getattr(handle.nvml, structure, None)
     if kind is None:
-        raise NotGivenError(f"nvidia-ml-py is too old for {structure}")
+        raise NotGiven(f"nvidia-ml-py is too old for {structure}")
     info = kind()
     handle.ask(function, ctypes.byref(info))
     return info
+
+
+def _cluster_uuid(info: Answer) -> str:
+    # Older bindings call these bytes text and would cut them at the first zero.
+    start = ctypes.addressof(info) + type(info).clusterUuid.offset
+    return str(UUID(bytes=ctypes.string_at(start, 16)))
 
 
 def _remapped_rows(handle: Handle) -> RemappedRows:
@@ -375,5 +379,5 @@ def _watts(milliwatts: int) -> float:
 
 def _not_zero(number: int) -> int:
     if number == 0:
-        raise NotGivenError("reported as 0")
+        raise NotGiven("reported as 0")
     return number

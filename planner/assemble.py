@@ -7,6 +7,7 @@ from typing import Any
 
 from formulas.units import GIB
 from planner import plan as out
+from planner.cost import rent_cost
 from planner.engines.base import Config, Priced
 from planner.hardware import summary_text
 from planner.kv import layout_name
@@ -74,19 +75,18 @@ def make_plan(request: Request, outcome: Outcome, inventory: dict[str, Any], gen
 
 
 def distinct(ranked: Sequence[Found]) -> list[Found]:
-    """Without near-copies: of one engine, release and GPU count only the best two layouts stay ahead of the others.
+    """The same candidates with variety ahead: the best layout of each engine and release first, its variants after.
 
-    The list keeps every candidate; repeats of the same engine and release move behind the first of each other kind.
+    What fits stays before what is tight.
     """
     first: list[Found] = []
     later: list[Found] = []
-    seen: dict[tuple[str, int], int] = {}
+    seen: set[tuple[str, int]] = set()
     for found in ranked:
         key = (found.engine.name, id(found.release))
-        seen[key] = seen.get(key, 0) + 1
-        (first if seen[key] <= 2 or found.priced.verdict != "fits" else later).append(found)
-    split = next((i for i, found in enumerate(first) if found.priced.verdict != "fits"), len(first))
-    return first[:split] + later + first[split:]
+        (later if key in seen else first).append(found)
+        seen.add(key)
+    return sorted(first + later, key=lambda found: found.priced.verdict != "fits")
 
 
 def candidate(request: Request, found: Found, rank: int) -> out.Candidate:
@@ -132,12 +132,21 @@ def candidate(request: Request, found: Found, rank: int) -> out.Candidate:
         kv_cache=kv_cache_of(request, priced),
         performance=performance_of(speed),
         quality=quality_of_release(request, release.release),
-        cost=None,
+        cost=rent_cost(used_gpus(request, config), speed),
         launch=out.Launch(argv=launch.argv, env=launch.env, per_node_argv=launch.per_node),
         settings=settings_of(config),
         warnings=tuple(warnings),
         why=why(request, found),
     )
+
+
+def used_gpus(request: Request, config: Config) -> list[str]:
+    """Hardware keys of the GPUs a configuration occupies."""
+    if config.group is None:
+        return []
+    if config.placement:
+        return [gpu.key for gpu in request.machine.nodes[config.group.nodes[0]].gpus[: len(config.placement)]]
+    return [config.group.gpu.key] * config.world
 
 
 def settings_of(config: Config) -> dict[str, Any]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import log
 from typing import NamedTuple
 
+from planner.cost import cheapest_rent
 from planner.engines import ENGINE_NAMES, load_engine_model
 from planner.engines.base import Config, Engine, Priced, Refusal
 from planner.ledger import shortest
 from planner.request import PricedRelease, Request
 from planner.speed import Speed, speed_of
+from profiles.library import quality_of
 
 Progress = Callable[[int, int], None]
 SQUEEZED_UTILIZATION = 0.95
-SQUEEZABLE_SHORTAGE = 0.08
+SQUEEZABLE_SHORTAGE = 0.15
 """A pool engine that misses by less than this share of a GPU is tried again with tighter settings."""
+REQUANTIZED_WORTH = 0.95
+"""What a re-quantization counts in ``balanced`` beside the maker's weights, however many bits it keeps."""
 
 
 class Found(NamedTuple):
@@ -68,6 +73,10 @@ def search(request: Request, progress: Progress | None = None) -> Outcome:
             continue
         if release.release.status == "hypothetical" and not request.exact:
             continue
+        excluded = too_lossy(request, release)
+        if excluded:
+            outcome.missed.append(Missed(engine.name, release, None, excluded, "raise --max-kld or choose native weights", None, 0))
+            continue
         for config in engine.configurations(request, release):
             evaluated += 1
             _consider(request, engine, release, config, outcome)
@@ -113,7 +122,30 @@ def _tries(request: Request, engine: Engine, release: PricedRelease, config: Con
             utilization=SQUEEZED_UTILIZATION, batched_tokens=min(config.batched_tokens, 4096), squeezed=True
         ),
     )  # fmt: skip
-    yield tighter if tighter.verdict != "no" else priced
+    yield max((priced, tighter), key=_likelihood)
+
+
+def _likelihood(priced: Priced) -> tuple[int, int]:
+    """How likely a configuration starts: its verdict, then the expected room on its tightest device."""
+    return ("no", "tight", "fits").index(priced.verdict), min([device.free for device in priced.devices])
+
+
+def too_lossy(request: Request, release: PricedRelease) -> str:
+    """Why a release is excluded by ``--max-kld``; native weights lose nothing by definition."""
+    bounds = request.bounds
+    if bounds.max_kld is None or release.release.mixture == "native":
+        return ""
+    wanted = (bounds.quality_suite or "").casefold()
+    losses = [
+        loss
+        for loss in quality_of(request.model.id, release.release)
+        if wanted in loss.suite.casefold() and "kl" in loss.metric.casefold()
+    ]
+    if not losses:
+        return f"its KL divergence was not measured in suite {bounds.quality_suite!r}"
+    if losses[0].value > bounds.max_kld:
+        return f"its KL divergence of {losses[0].value:g} exceeds {bounds.max_kld:g}"
+    return ""
 
 
 def broken_bound(request: Request, speed: Speed) -> tuple[str, str] | None:
@@ -131,38 +163,86 @@ def broken_bound(request: Request, speed: Speed) -> tuple[str, str] | None:
 def score(request: Request, found: Found) -> tuple[float, ...]:
     """Sort key of a candidate, smaller is better; fits before tight, then the objective.
 
-    balanced      total decode rate x rate per request (geometric), context headroom as tie-break
+    balanced      total decode rate x rate per request (geometric) x share of the native bits kept, less for a late
+                  first token: half the bits must buy twice the speed
     throughput    total decode rate
     latency       time per token, then time to first token
     context       sequences of full context the KV cache holds
-    cost          GPUs used, then throughput
-    quality       bits per weight of the experts, then balanced
+    cost          rent per token where a rent is known, else GPUs used; then balanced
+    quality       native weights first, then more bits per parameter, then balanced
+
+    Rates closer than the model can tell apart (4 %) count as equal; then native weights, an unquantized KV cache and the simpler
+    layout win.
     """
     speed, priced = found.speed, found.priced
-    tight = 0.0 if priced.verdict == "fits" else 1.0
+    tight = 0.0 if priced.verdict == "fits" else 1.0 if _likelihood(priced)[1] >= 0 else 2.0
     paged = 1.0 if priced.config.disk_bytes else 0.0
     total, each = speed.decode_total[1], speed.decode_per_request[1]
-    balanced = -((total * each) ** 0.5) / (1 + 0.02 * speed.ttft_s[1])
+    balanced = -_step((total * each) ** 0.5 * _kept_bits(request, found) / (1 + 0.02 * speed.ttft_s[1]))
     tokens = -float(priced.pool.tokens * priced.config.replicas)
     simple = float(priced.config.pp + priced.config.dp + priced.config.ep + priced.config.dcp)
     if request.objective == "throughput":
-        keys: tuple[float, ...] = (-total, speed.tpot_s[1])
+        keys: tuple[float, ...] = (-_step(total), _step(speed.tpot_s[1]))
     elif request.objective == "latency":
-        keys = (speed.tpot_s[1], speed.ttft_s[1])
+        keys = (_step(speed.tpot_s[1]), _step(speed.ttft_s[1]))
     elif request.objective == "context":
         keys = (tokens, balanced)
     elif request.objective == "cost":
-        keys = (float(priced.config.world or 1), balanced)
+        keys = (_dollars(request, found), balanced)
     elif request.objective == "quality":
         keys = (_loss(found), balanced)
     else:
-        keys = (balanced, tokens)
-    return (tight, paged, *keys, simple, tokens)
+        keys = (balanced,)
+    native = 0.0 if found.release.release.mixture == "native" and _is_makers(request, found) else 1.0
+    rounded = 0.0 if priced.config.kv_dtype in ("bf16", "f16") else 1.0
+    return (tight, paged, *keys, native, rounded, simple, tokens)
+
+
+def _step(value: float) -> float:
+    """Which 4 % step a rate falls on."""
+    return float(round(log(max(value, 1e-12)) / log(1.04)))
+
+
+def _is_makers(request: Request, found: Found) -> bool:
+    return found.release.release.release == request.model.repository or found.release.release.publisher == "local"
 
 
 def _loss(found: Found) -> float:
     """Rank of the quality loss: native weights first, then more bits per parameter."""
-    release = found.release
-    parameters = sum([group.parameters for group in release.tensors.groups])
-    native = release.release.mixture == "native"
-    return 0.0 if native else 1 - release.tensors.bytes * 8 / parameters / 32
+    return 0.0 if found.release.release.mixture == "native" else 1 - bits_per_parameter(found.release) / 32
+
+
+def bits_per_parameter(release: PricedRelease) -> float:
+    """Bits of the release per parameter of its tensors."""
+    found = release.memo.get("bits")
+    if found is None:
+        parameters = sum([group.parameters for group in release.tensors.groups])
+        found = release.memo["bits"] = release.tensors.bytes * 8 / parameters
+    return float(found)
+
+
+def _kept_bits(request: Request, found: Found) -> float:
+    """Share of the bits of the maker's own release that this one keeps, at most 1; 0.95 for any re-quantization."""
+    native = [release for release in request.releases if release.release.mixture == "native"]
+    if not native:
+        return 1.0
+    share = min(1.0, bits_per_parameter(found.release) / bits_per_parameter(native[0]))
+    return share if found.release is native[0] else min(share, REQUANTIZED_WORTH)
+
+
+def _dollars(request: Request, found: Found) -> float:
+    """Rent in dollars per token of output; without a known rent, a million per GPU, so that those come last."""
+    config = found.priced.config
+    if config.group is None:
+        return 0.0
+    if config.placement:
+        keys = [gpu.key for gpu in request.machine.nodes[config.group.nodes[0]].gpus[: len(config.placement)]]
+    else:
+        keys = [config.group.gpu.key] * config.world
+    dollars = 0.0
+    for key in dict.fromkeys(keys):
+        rent = cheapest_rent(key, keys.count(key))
+        if rent is None:
+            return 1e6 * len(keys)
+        dollars += rent.usd_per_hour
+    return dollars / 3600 / found.speed.decode_total[1]

@@ -165,7 +165,7 @@ def _work(request: Request, release: PricedRelease) -> _Work:
 def layer_floor_s(request: Request, release: PricedRelease, facts: EngineFacts, config: Config, gpu: Gpu) -> float:
     """Fixed time of one decode step over all layers, collectives' latency included."""
     ranks = ranks_of(config)
-    key = ("floor", ranks, config.pp, gpu.key, gpu.link, config.dp)
+    key = ("floor", ranks, config.pp, gpu.key, gpu.link, config.dp, config.dcp > 1)
     found = release.memo.get(key)
     if found is None:
         work = _work(request, release)
@@ -181,8 +181,15 @@ def layer_floor_s(request: Request, release: PricedRelease, facts: EngineFacts, 
             kernels *= facts.at("amd_latency_factor", "1").value
         elif (gpu.cuda or 9.0) < 8.9:
             kernels *= facts.at("ampere_latency_factor", "1").value
-        latency = facts.at(f"all_reduce_{gpu.link}_s", "1").value
-        collectives = 2 * request.model.layers * latency if ranks.tp > 1 or ranks.expert_ranks > 1 or ranks.expert_tp > 1 else 0.0
+        inside = facts.at(f"all_reduce_{gpu.link}_s", "1").value
+        across = facts.at("all_reduce_network_s", "1").value
+        per_node = config.group.per_node if config.group else 1
+        rounds = 2 + (2 if config.dcp > 1 else 0)
+        collectives = rounds * request.model.layers * (across if ranks.tp > per_node else inside) if ranks.tp > 1 else 0.0
+        if config.dp > 1 and work.moe_layers:
+            # Tokens of all data-parallel ranks meet at the experts and return.
+            shared = max(ranks.expert_ranks, ranks.expert_tp)
+            collectives += 2 * work.moe_layers * (across if shared > per_node else inside)
         hops = (config.pp - 1) * facts.at("network_hop_s", "1").value
         found = release.memo[key] = kernels + collectives + hops + facts.at("host_step_s", "1").value
     return float(found)
@@ -225,10 +232,16 @@ def _gpu_step(
     kv = _kv_read_s(request, config, gpu, facts, lane, cached, ranks.tp)
     message = lane * model.hidden * 2.0
     links = 0.0
+    per_node = config.group.per_node
+    network = request.machine.network_bytes_per_s or facts.at("assumed_network_bytes_per_s", "1").value
     if ranks.tp > 1:
-        links += 2 * model.layers * all_reduce_s(message, ranks.tp, gpu.link_bytes_per_s, 0.0)
-    if ranks.expert_ranks > 1 and config.dp > 1 and model.moe is not None:
-        links += 2 * work.moe_layers * all_to_all_s(message * model.moe.top_k, ranks.expert_ranks, gpu.link_bytes_per_s, 0.0)
+        rate = network / per_node if ranks.tp > per_node else gpu.link_bytes_per_s
+        links += 2 * model.layers * all_reduce_s(message, ranks.tp, rate, 0.0)
+    if config.dp > 1 and model.moe is not None:
+        shared = max(ranks.expert_ranks, ranks.expert_tp)
+        copies = min(model.moe.top_k, shared) if ranks.expert_ranks > 1 else config.dp
+        rate = network / per_node if shared > per_node else gpu.link_bytes_per_s
+        links += 2 * work.moe_layers * all_to_all_s(message * copies, shared, rate, 0.0)
     return Step(layer_floor_s(request, release, facts, config, gpu), dense + experts, kv, links, 0.0, 0.0)
 
 
@@ -289,7 +302,9 @@ def _gpu_prefill_s(
     ranks = ranks_of(config)
     work = _work(request, release)
     chunks = -(-tokens // max(config.batched_tokens, 1))
-    fixed = request.model.layers * facts.at("prefill_layer_s", "1").value * chunks
+    per_chunk = work.mla_layers * facts.at("prefill_mla_layer_s", "1").value
+    per_chunk += (request.model.layers - work.mla_layers) * facts.at("prefill_layer_s", "1").value
+    fixed = per_chunk * chunks
     peak = gpu.flops.get("bf16")
     if not peak:
         return fixed + tokens * 1e-3

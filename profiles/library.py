@@ -42,7 +42,7 @@ def load_model(text_or_path: str | Path) -> ModelSpec:
     if isinstance(text_or_path, str) and (card_id := _card_id(text)):
         return _built_in(card_id)
     path = Path(text)
-    if _exists(path):
+    if text.strip() and _exists(path):
         return _from_disk(path)
     raise UnknownName("model", text, _nearest(text))
 

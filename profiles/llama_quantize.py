@@ -89,10 +89,11 @@ class _Geometry(NamedTuple):
 
 
 def gguf_groups(model: ModelSpec) -> tuple[TensorGroup, ...]:
-    """The tensors of the model's GGUF file: quantizable ones in ``F16``, the others in the ``F32`` they keep.
+    """The tensors of the model's GGUF file: quantizable ones in ``F16``, the others in the type they keep.
 
-    The deepseek2 architecture (latent attention without an indexer) leaves multi-token-prediction layers
-    out; the others carry them. ``rope_freqs`` of Llama 3 (256 bytes) is not listed: no checkpoint has it.
+    That is ``F32``, or ``MXFP4`` for experts that are published in it. The deepseek2 architecture (latent
+    attention without an indexer) leaves multi-token-prediction layers out; the others carry them.
+    ``rope_freqs`` of Llama 3 (256 bytes) is not listed: no checkpoint has it.
     """
     drops_mtp = model.uses_mla and not any(group.index_head_dim for group in model.kv_groups)
     converted: list[TensorGroup] = []
@@ -116,7 +117,7 @@ def _converted(model: ModelSpec, group: TensorGroup) -> tuple[TensorGroup, ...]:
     name = _NAMES[group.role][0]
     if group.role.startswith("expert_") and len(group.shape) == 2:
         group = group._replace(shape=(group.per_layer, *group.shape), per_layer=1)
-    return (group._replace(name=name, format="F16"),)
+    return (group._replace(name=name, format="MXFP4" if group.format == "mxfp4" else "F16"),)
 
 
 def quantize(model: ModelSpec, file_type: str) -> tuple[TensorGroup, ...]:
@@ -130,7 +131,7 @@ def quantize(model: ModelSpec, file_type: str) -> tuple[TensorGroup, ...]:
     order = _order_of_down(groups)
     result: list[TensorGroup] = []
     for group in groups:
-        if group.format == "F32":
+        if group.format != "F16":
             result.append(group)
         elif default in ("F32", "F16", "BF16"):
             result.append(group._replace(format=default))

@@ -115,7 +115,8 @@ class KTransformers:
         everything = (*devices, ram_device)
         priced = fit(request, config, shards, pool, everything, [])
         if priced.verdict == "no" and verdict([ram_device]) == "no":
-            priced = priced._replace(reason="the routed experts do not fit in RAM")
+            known = "the routed experts do not fit in RAM" if host.ram else "the size of RAM is not known (--ram)"
+            priced = priced._replace(reason=known)
         return priced._replace(cpu_expert_bytes=in_ram)
 
     def launch(self, request: Request, release: PricedRelease, config: Config) -> LaunchSpec:

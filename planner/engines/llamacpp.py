@@ -20,6 +20,7 @@ from profiles.engines import EngineFacts, load_engine
 from profiles.model import ModelSpec
 
 GGUF_TENSORS: Final = "tensor list of the GGUF release"
+LARGE_UBATCH: Final = 4096
 KV_SOURCE: Final = "llama.cpp KV cells, verified to the byte"
 
 
@@ -56,7 +57,7 @@ class LlamaCpp:
             except UnsupportedKvDtype as error:
                 yield Refusal(None, str(error), "use --kv-dtype f16")
                 continue
-            yield Config(
+            base = Config(
                 self.name,
                 request.narrow.engine_version or self.facts.default_version,
                 group,
@@ -67,6 +68,10 @@ class LlamaCpp:
                 text_only=True,
                 placement=(0,) * len(gpus),
             )
+            yield base
+            if request.settings.ubatch is None and not request.exact and gpus:
+                # Prompts stream the experts in RAM over PCIe once per micro-batch.
+                yield base._replace(batched_tokens=LARGE_UBATCH)
 
     def _kv_dtypes(self, request: Request) -> tuple[str, ...]:
         wanted = request.settings.cache_type_k or request.narrow.kv_dtype
@@ -228,10 +233,12 @@ class LlamaCpp:
         if kv:
             others.append(self._kv_entry(request, config, kv))
         resident = weights + shards.embedding
+        experts = sum([layer.expert * layer.experts for layer in shards.layers[: config.cpu_expert_layers]])
+        if host.ram is None and not experts:
+            return (), 0
         ram = host.ram or 0
         paged = 0
         room = ram - sum([entry.high for entry in others])
-        experts = sum([layer.expert * layer.experts for layer in shards.layers[: config.cpu_expert_layers]])
         if resident > room and node.disk.free is not None and experts and room > resident - experts:
             paged = resident - max(room, 0)
         entries = [self._weights(release, "weights in RAM (mapped file)", resident - paged), *others]
@@ -246,12 +253,16 @@ class LlamaCpp:
             )  # fmt: skip
         return tuple(devices), paged
 
+    def batch(self, request: Request, config: Config) -> int:
+        """The logical batch: the default, or the micro-batch where that is larger."""
+        return request.settings.batch or max(int(self.facts.at("batch", "0").value), config.batched_tokens)
+
     def compute_entry(
         self, request: Request, config: Config, cells: int, *, on_gpu: bool, attention: bool = False
     ) -> Entry:
         """The compute buffer of one device: u (2 see + 4 (c E + max(out, moe, dense, attention)) + 28) with flash attention."""
         model, facts = request.model, self.facts
-        u = min(config.batched_tokens, request.settings.batch or int(facts.at("batch", "0").value), cells)
+        u = min(config.batched_tokens, self.batch(request, config), cells)
         source = "llama.cpp graph buffers, measured through its own memory breakdown"
         if on_gpu or attention:
             expected = compute_buffer_bytes(
@@ -293,11 +304,14 @@ class LlamaCpp:
         if result == "no":
             worst = min(gpu_like, key=lambda device: device.free_high)
             reason = (
-                "the experts kept in RAM exceed it" if worst.kind == "host" and config.placement
+                "experts must leave the GPUs and the size of RAM is not known (--ram)" if worst.kind == "host" and not worst.capacity
+                else "the experts kept in RAM exceed it" if worst.kind == "host" and config.placement
                 else "the model does not fit in RAM" if worst.kind == "host"
                 else "attention, KV cache and compute buffers exceed a GPU"
             )  # fmt: skip
         warnings = []
+        if all(device.kind == "gpu" for device in devices):
+            warnings.append(f"the size of RAM is not known; {shards.embedding / 2**30:.1f} GiB of it hold the embedding")
         if config.disk_bytes:
             warnings.append("experts are paged from disk: a token waits for the disk; --no-repack is required")
         return Priced(config, tuple(devices), pool, shards, result, reason, tuple(warnings), in_ram)
@@ -309,7 +323,7 @@ class LlamaCpp:
         arguments = [
             "llama-server", "--model", f"{release.release.release or release.release.quantization}.gguf",
             "--ctx-size", str(total), "--parallel", str(config.sequences),
-            "--batch-size", str(request.settings.batch or int(self.facts.at("batch", "0").value)),
+            "--batch-size", str(self.batch(request, config)),
             "--ubatch-size", str(config.batched_tokens),
             "--flash-attn", "on", "--cache-type-k", config.kv_dtype, "--cache-type-v", request.settings.cache_type_v or config.kv_dtype,
             "--fit", "off",

@@ -66,7 +66,7 @@ def test_v2_path_that_leads_out_of_the_namespace(write_tree: WriteTree) -> None:
     files = V2 | {
         "proc/self/cgroup": "0::/../../other\n",
         "sys/fs/cgroup/memory.max": f"{GIB}\n",
-        "other/x": "",
+        "sys/other/memory.max": "1\n",
     }
     assert memory_limit(write_tree(files)).value == GIB
 

@@ -38,18 +38,29 @@ def test_this_machine_has_a_root_with_sizes() -> None:
     assert not {disk.fstype for disk in by_mount.values()} & {"proc", "sysfs", "tmpfs", "cgroup"}
 
 
-def test_each_file_system_once_and_no_single_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "resolv.conf").write_text("")
+def test_each_file_system_once_under_its_shortest_mount(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "bound").mkdir()
     list_partitions(
         monkeypatch,
         Partition("/dev/x", str(tmp_path / "bound"), "ext4"),
-        Partition("/dev/x", str(tmp_path / "resolv.conf"), "ext4"),
         Partition("/dev/x", str(tmp_path), "ext4"),
+    )
+    assert [disk.mount for disk in disks()] == [str(tmp_path)]
+
+
+def test_files_memory_and_other_containers_are_no_disks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "resolv.conf").write_text("")
+    list_partitions(
+        monkeypatch,
+        Partition("/dev/x", str(tmp_path / "resolv.conf"), "ext4"),
         Partition("tmpfs", "/dev/shm", "tmpfs"),
         Partition("overlay", str(tmp_path), "overlay"),
     )
-    assert [disk.mount for disk in disks()] == [str(tmp_path)]
+    assert disks() == ()
 
 
 def test_the_root_of_a_container_counts(monkeypatch: pytest.MonkeyPatch) -> None:

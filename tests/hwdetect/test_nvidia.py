@@ -227,6 +227,19 @@ def test_each_way_to_fail_is_its_own_answer(shim: Shim, scenario: str, code: str
     assert (node.gpu_status.code, node.gpu_status.detail, node.gpus) == (code, detail, ())
 
 
+def test_an_unforeseen_answer_costs_one_gpu(shim: Shim, tmp_path: Path) -> None:
+    """What a driver of tomorrow could do cannot be brought about, so the reader of GPU 3 is made to fail."""
+    broken = """
+import hwdetect.nvidia as door
+read = door.read_gpu
+door.read_gpu = lambda handle, index, root: 1 // 0 if index == 3 else read(handle, index, root)
+found ="""
+    environment = shim_environment(shim.library, "h200x8")
+    gpus = run_probe(environment, tmp_path, PROBE.replace("found =", broken, 1)).gpus
+    assert [gpu.status for gpu in gpus] == ["error" if index == 3 else "ok" for index in range(8)]
+    assert (gpus[3].status_detail or "").startswith("ZeroDivisionError")
+
+
 def test_denied_devices(shim: Shim) -> None:
     some, every = shim.scan("h200x8", "one_denied"), shim.scan("h200x8", "all_denied")
     assert some.gpu_status.code == "ok"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,12 +39,12 @@ source = "https://example.org/ppl"
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> object:
+def write(tmp_path: Path) -> Callable[[str], Path]:
     (tmp_path / "configs").mkdir()
     shutil.copy(CARDS_FOLDER / "configs" / "kimi-k2.5.json", tmp_path / "configs")
 
-    def card(text: str, name: str = "card.toml") -> Path:
-        path = tmp_path / name
+    def card(text: str) -> Path:
+        path = tmp_path / "card.toml"
         path.write_text(text, encoding="utf-8")
         return path
 
@@ -64,9 +65,10 @@ def test_every_card_reads_and_every_fact_has_a_public_source() -> None:
     }
     for card_id in card_ids():
         card = load_card(card_id)
-        measured = [quality.loss for quality in card.type_quality]
-        measured += [loss for release in card.releases for loss in release.quality]
-        sources = [*card.sources, *(fact.source for fact in (*card.releases, *measured, *card.chat))]
+        losses = [quality.loss for quality in card.type_quality]
+        losses += [loss for release in card.releases for loss in release.quality]
+        sources = [*card.sources, *(loss.source for loss in losses), *(mode.source for mode in card.chat)]
+        sources += [release.source for release in card.releases]
         assert len(card.sources) == 3
         assert all(source.startswith("https://") for source in sources), card_id
 
@@ -150,7 +152,10 @@ def test_a_card_costs_less_than_five_milliseconds() -> None:
         (HEAD + RELEASE.replace('"gguf"', '"zip"'), "card.toml: release 1: container must be one of"),
         (HEAD + RELEASE.replace('"gguf"', '"safetensors"'), "card.toml: release 1: mixture is missing"),
         (HEAD + RELEASE.replace('"Q8_0"', '"Q8_9"'), "card.toml: no GGUF file type"),
-        (HEAD + RELEASE.replace('quantization = "Q8_0"', ""), "card.toml: release 1: quantization is missing"),
+        (
+            HEAD + RELEASE.replace('quantization = "Q8_0"', ""),
+            "card.toml: release 1: quantization is missing",
+        ),
         (HEAD + RELEASE + RELEASE, "card.toml: someone/Q8_0 stated twice"),
         (HEAD + RELEASE + "[release.stated_bytes]\nQ4_0 = 1", "one quantization has one size"),
         (HEAD + QUALITY, "card.toml: quality 1: values are missing"),
@@ -158,14 +163,17 @@ def test_a_card_costs_less_than_five_milliseconds() -> None:
         (HEAD + QUALITY + 'values = {Q4_0 = 1.0}\npublisher = "someone"', "someone has no release Q4_0"),
         (HEAD + QUALITY + 'values = {Q4_0 = 1.0}\nremarks = {Q8_0 = "?"}', "remarks on what has no value"),
         (HEAD.replace("kimi-k2.5.json", "absent.json"), "card.toml: configuration absent.json"),
-        (HEAD + 'config_section = "speech_config"', "card.toml: configuration kimi-k2.5.json: 'speech_config'"),
+        (
+            HEAD + 'config_section = "speech_config"',
+            "card.toml: configuration kimi-k2.5.json: 'speech_config'",
+        ),
         (HEAD.replace('id = "card"', 'id = "other"'), "card.toml: its id is 'other'"),
         (HEAD + "[chat]", "card.toml: chat must be list"),
         ("id = ", "card.toml: Invalid value"),
     ],
 )
-def test_a_broken_card_is_refused_by_name(write: object, text: str, problem: str) -> None:
-    path = write(text)  # type: ignore[operator]
+def test_a_broken_card_is_refused_by_name(write: Callable[[str], Path], text: str, problem: str) -> None:
+    path = write(text)
     with pytest.raises(BadCard) as caught:
         read_card(path)
     message = str(caught.value)
@@ -173,8 +181,8 @@ def test_a_broken_card_is_refused_by_name(write: object, text: str, problem: str
     assert problem in message or (problem == "tensor_bytes" and "exclude each other" in message)
 
 
-def test_the_smallest_card(write: object) -> None:
-    card = read_card(write(HEAD + RELEASE))  # type: ignore[operator]
+def test_the_smallest_card(write: Callable[[str], Path]) -> None:
+    card = read_card(write(HEAD + RELEASE))
     (release,) = card.releases
     assert (release.mixture, release.mixture_known, release.size_evidence) == ("gguf:Q8_0", False, "computed")
     assert release.published_bytes is None
