@@ -31,19 +31,24 @@ from profiles.model import ModelSpec, Moe, TensorGroup
 
 
 class _Naming(NamedTuple):
-    """What differs. ``qk_norm`` is over each head, or over all heads together."""
+    """What differs. ``qk_norm`` is over each head, or over all heads together.
+
+    ``f32_router`` marks checkpoints that keep the router in F32 (MiniMax-M2: 230,121,630,720 bytes, as hf-mem reads
+    from its headers).
+    """
 
     experts_key: str
     expert_ffn_key: str
     block: str
     matrices: tuple[str, str, str]
     qk_norm: Literal["per_head", "per_layer"] | None = None
+    f32_router: bool = False
 
 
 _W = ("w1.weight", "w3.weight", "w2.weight")
 _FAMILIES: Final = {
     "mixtral": _Naming("num_local_experts", "intermediate_size", "block_sparse_moe.", _W),
-    "minimax_m2": _Naming("num_local_experts", "intermediate_size", "block_sparse_moe.", _W, "per_layer"),
+    "minimax_m2": _Naming("num_local_experts", "intermediate_size", "block_sparse_moe.", _W, "per_layer", True),
     "qwen3_moe": _Naming(
         "num_experts",
         "moe_intermediate_size",
@@ -78,7 +83,8 @@ def read(config: Fields) -> ModelSpec:
     if dense:
         tensors += swiglu(f"{layer}mlp.", hidden, dense_ffn, dtype, dense)
     block = f"{layer}{naming.block}"
-    tensors.append(router(f"{block}gate.weight", experts, hidden, dtype, sparse))
+    router_dtype = "f32" if naming.f32_router else dtype
+    tensors.append(router(f"{block}gate.weight", experts, hidden, router_dtype, sparse))
     if config.flag("use_routing_bias", False):
         tensors.append(router_bias(f"{block}e_score_correction_bias", experts, sparse))
     tensors += routed_experts(

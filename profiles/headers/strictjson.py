@@ -23,7 +23,9 @@ MAX_NON_ASCII_BYTES = 16_000_000
 MAX_NUMBER_CHARACTERS = 1_100
 """The exact decimal expansion of any double is shorter."""
 
-_BETWEEN_BRACKETS = re.compile(rb'(?:"(?:[^"\\]++|\\.)*+(?:"|\Z)|[^\[\]{}"]++)++', re.DOTALL)
+# Matches at every byte but a bracket, even at a string without an end: a search that fails there would start over at
+# each of its quotes.
+_BETWEEN_BRACKETS = re.compile(rb'(?:"(?:[^"\\]++|\\.)*+"?|[^\[\]{}"]++)++', re.DOTALL)
 _PAIRED_ESCAPES = re.compile(
     rb"(?:[^\\]++|\\[^u]|\\u(?![dD][89a-fA-F]).{4}|\\u[dD][89abAB].{2}\\u[dD][c-fC-F].{2})*+", re.DOTALL
 )
