@@ -29,9 +29,7 @@ _Tensor = tuple[str, str, list[int], int]
 
 def main() -> int:
     """Print one line per reader; exit status 1 if a median exceeds `LIMIT_S`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
     with tempfile.TemporaryDirectory() as folder:
@@ -64,9 +62,7 @@ def write_safetensors(folder: Path) -> Path:
             file.truncate(8 + len(raw) + end)
     index = folder / "model.safetensors.index.json"
     total_bytes = sum(nbytes for *_, nbytes in tensors)
-    index.write_text(
-        json.dumps({"metadata": {"total_size": total_bytes}, "weight_map": weight_map}, indent=2)
-    )
+    index.write_text(json.dumps({"metadata": {"total_size": total_bytes}, "weight_map": weight_map}, indent=2))
     return index
 
 
@@ -138,8 +134,7 @@ def write_gguf(path: Path, tensors: int = 1096, vocabulary: int = 163_840) -> Pa
     columns, rows, experts = 7168, 2048, 384
     nbytes = columns // 256 * 144 * rows * experts
     infos = [
-        text(f"blk.{i}.ffn_up_exps.weight")
-        + struct.pack("<IQQQIQ", 3, columns, rows, experts, 12, i * nbytes)
+        text(f"blk.{i}.ffn_up_exps.weight") + struct.pack("<IQQQIQ", 3, columns, rows, experts, 12, i * nbytes)
         for i in range(tensors)
     ]
     head = b"GGUF" + struct.pack("<IQQ", 3, tensors, len(entries)) + b"".join(entries + infos)

@@ -151,7 +151,12 @@ def used_gpus(request: Request, config: Config) -> list[str]:
 
 def settings_of(config: Config) -> dict[str, Any]:
     """The settings that make the numbers true."""
-    settings: dict[str, Any] = {"context": config.context, "max_num_seqs": config.sequences, "max_num_batched_tokens": config.batched_tokens, "text_only": config.text_only}  # fmt: skip
+    settings: dict[str, Any] = {
+        "context": config.context,
+        "max_num_seqs": config.sequences,
+        "max_num_batched_tokens": config.batched_tokens,
+        "text_only": config.text_only,
+    }
     if config.engine in ("vllm", "sglang", "ktransformers"):
         settings["memory_utilization"] = round(config.utilization, 4)
     if config.attention_dp:
@@ -183,7 +188,7 @@ def memory_of(request: Request, priced: Priced) -> out.Memory:
     config = priced.config
     rows = []
     for device in priced.devices:
-        for offset in range(device.count):
+        for offset in range(device.copies):
             node, index = _place(request, config, device, offset)
             rows.append(_device_row(device, node, index))
     return out.Memory(devices=tuple(rows))
@@ -193,7 +198,7 @@ def _place(request: Request, config: Config, device: Device, offset: int) -> tup
     group = config.group
     if group is None or device.kind in ("host", "disk"):
         return (group.nodes[0] if group else device.node), 0
-    position = device.index + offset
+    position = device.first_index + offset
     if config.placement:
         return group.nodes[0], position
     node, index = divmod(position, group.per_node)
@@ -274,11 +279,23 @@ def quality_of_release(request: Request, release: Release) -> out.Quality:
     native = release.mixture == "native" and release.publisher != "hypothetical"
     facts = tuple(
         [
-            out.QualityFact(suite=loss.suite, metric=loss.metric, value=loss.value, baseline=loss.baseline, source=loss.source)
+            out.QualityFact(
+                suite=loss.suite,
+                metric=loss.metric,
+                value=loss.value,
+                baseline=loss.baseline,
+                source=loss.source,
+            )
             for loss in quality_of(request.model.id, release)
         ]
     )
-    note = "weights as the model's maker published them" if native else "" if facts else "not measured by anyone we know of"
+    note = (
+        "weights as the model's maker published them"
+        if native
+        else ""
+        if facts
+        else "not measured by anyone we know of"
+    )
     return out.Quality(native=native, facts=facts, note=note)
 
 
@@ -289,7 +306,8 @@ def why(request: Request, found: Found) -> str:
     gpus = [device for device in priced.devices if device.kind in ("gpu", "unified")] or list(priced.devices)
     tightest = min(gpus, key=lambda device: device.free_low)
     room = f"{tightest.free / GIB:.1f} GiB free on the tightest device ({tightest.free_low / GIB:.1f} at worst)"
-    pace = f"{speed.decode_per_request[0]:.0f}-{speed.decode_per_request[2]:.0f} tokens/s per request, bound by {speed.bound_by}"
+    slow, _, fast = speed.decode_per_request
+    pace = f"{slow:.0f}-{fast:.0f} tokens/s per request, bound by {speed.bound_by}"
     if config.disk_bytes:
         return f"runs with {config.disk_bytes / GIB:.0f} GiB of experts paged from disk; {pace}"
     if config.engine == "llama.cpp" and config.cpu_expert_layers and config.placement:
@@ -340,17 +358,19 @@ def remedy(request: Request, miss: Missed) -> str:
     short = max(-worst.free, 0)
     if worst.kind == "host":
         need = sum([entry.high for entry in worst.entries])
-        return f"have {need / GIB:,.0f} GiB of RAM ({short / GIB:,.0f} GiB more), a smaller quantization, or a disk to page from (--disk)"
+        more = f"have {need / GIB:,.0f} GiB of RAM ({short / GIB:,.0f} GiB more)"
+        return f"{more}, a smaller quantization, or a disk to page from (--disk)"
     config = priced.config
     weights = worst.total("weights")
     fixed = weights + worst.total("compute") + worst.total("overhead")
     if fixed <= worst.usable and priced.pool.bytes_per_token:
         holds = priced.pool.tokens
         kv = "" if config.kv_dtype != "bf16" else ", or --kv-dtype fp8"
-        return f"the KV cache holds {holds:,} of {priced.pool.required_tokens:,} tokens: shorten --context or lower --concurrency{kv}"
+        wanted = priced.pool.required_tokens
+        return f"the KV cache holds {holds:,} of {wanted:,} tokens: shorten --context or lower --concurrency{kv}"
     if config.placement:
         return "use a larger GPU, a shorter --context or a smaller --ubatch"
-    need = weights * worst.count * config.pp
+    need = weights * worst.copies * config.pp
     room = max(worst.usable - worst.total("compute") - worst.total("overhead"), 1)
     count = -(-need // room)
     return f"at least {count:,} of these GPUs for the weights alone (utilisation {config.utilization:g}), or a smaller quantization"

@@ -108,7 +108,9 @@ def _settings(options: Options) -> Settings:
         sequences=count(options.sequences, "--sequences"),
         kv_unified=True if options.kv_unified else None,
         flash_attention=flash,
-        n_cpu_moe=parse_count(options.n_cpu_moe, "--n-cpu-moe", low=0, high=100_000) if options.n_cpu_moe is not None else None,
+        n_cpu_moe=parse_count(options.n_cpu_moe, "--n-cpu-moe", low=0, high=100_000)
+        if options.n_cpu_moe is not None
+        else None,
         enforce_eager=options.enforce_eager,
     )
 
@@ -133,13 +135,26 @@ def _demand(options: Options, model: ModelSpec, *, exact: bool) -> tuple[Demand,
         value is not None for value in (options.concurrency, options.input_tokens, options.output_tokens)
     )
     alone = exact and not asked
-    concurrency = parse_count(options.concurrency, "--concurrency", high=10_000_000) if options.concurrency is not None else 1 if alone else base.concurrency
-    input_tokens = parse_tokens(options.input_tokens, "--input-tokens") if options.input_tokens is not None else base.input_tokens
-    output_tokens = parse_tokens(options.output_tokens, "--output-tokens") if options.output_tokens is not None else base.output_tokens
+    concurrency = (
+        parse_count(options.concurrency, "--concurrency", high=10_000_000)
+        if options.concurrency is not None
+        else 1
+        if alone
+        else base.concurrency
+    )
+    input_tokens = (
+        parse_tokens(options.input_tokens, "--input-tokens") if options.input_tokens is not None else base.input_tokens
+    )
+    output_tokens = (
+        parse_tokens(options.output_tokens, "--output-tokens")
+        if options.output_tokens is not None
+        else base.output_tokens
+    )
     if input_tokens + output_tokens > context:
         if options.input_tokens is not None or options.output_tokens is not None:
             raise BadRequest(
-                f"--input-tokens {input_tokens:,} and --output-tokens {output_tokens:,} exceed the context of {context:,} tokens"
+                f"--input-tokens {input_tokens:,} and --output-tokens {output_tokens:,} exceed the context of "
+                f"{context:,} tokens"
             )
         output_tokens = max(1, min(output_tokens, context // 4))
         input_tokens = max(1, context - output_tokens)
@@ -150,7 +165,9 @@ def _demand(options: Options, model: ModelSpec, *, exact: bool) -> tuple[Demand,
             concurrency=concurrency,
             input_tokens=input_tokens,
             output_tokens=output_tokens,
-            images=parse_count(options.images, "--images", low=0, high=10_000) if options.images is not None else base.images,
+            images=parse_count(options.images, "--images", low=0, high=10_000)
+            if options.images is not None
+            else base.images,
             prefix_cache_hit_rate=base.prefix_cache_hit_rate or 0.0,
         ),
         not exact,
@@ -210,7 +227,9 @@ def _only_release(model: ModelSpec, engine: str | None) -> tuple[Release, ...]:
     for release in model.releases:
         if release.quantization == model.native_quantization and _loads(engine, release):
             return (release,)
-    known = ", ".join(f"{release.publisher}/{release.quantization}" for release in model.releases if _loads(engine, release))
+    known = ", ".join(
+        f"{release.publisher}/{release.quantization}" for release in model.releases if _loads(engine, release)
+    )
     raise BadRequest(f"--quant is needed for this engine; known are {known or 'none'}")
 
 
@@ -225,5 +244,3 @@ def price_releases(model: ModelSpec, releases: Iterable[Release]) -> tuple[Price
         except UnknownMixture as error:
             raise BadRequest(str(error)) from None
     return tuple(priced)
-
-

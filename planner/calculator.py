@@ -9,12 +9,12 @@ from planner.build import kv_dtype, price_releases
 from planner.engines import ENGINE_NAMES, load_engine_model
 from planner.errors import BadRequest
 from planner.kv import sequence_bytes
-from planner.memory_report import KvCacheRow, MemoryReport, ParameterCounts, WeightsRow
+from planner.memory_report import ClaimVerdict, KvCacheRow, MemoryReport, ParameterCounts, WeightsRow
 from planner.options import Options
 from planner.quantities import parse_count, parse_tokens, shown
 from planner.request import PricedRelease
 from profiles.library import find_releases
-from profiles.model import KvGroup, ModelSpec, active_parameters
+from profiles.model import ModelSpec, active_parameters
 from profiles.names import UnknownName
 
 COMPARED_GQA_HEADS: Final = 8
@@ -38,7 +38,7 @@ def memory_report(options: Options, model: ModelSpec, generated_by: str, *, clai
         )
     sequences = parse_count(options.sequences, "--sequences", high=10_000_000) if options.sequences is not None else 1
     releases = _releases(options, model)
-    checked = ()
+    checked: tuple[ClaimVerdict, ...] = ()
     if claims:
         from planner.claims import check_claims
 
@@ -171,7 +171,11 @@ def _comparison_rows(model: ModelSpec, dtype: str, context: int, sequences: int)
     forms = (
         ("gqa", gqa_bytes(COMPARED_GQA_HEADS, plain, plain, dtype), f"{COMPARED_GQA_HEADS} KV heads of {plain}"),
         ("mha", gqa_bytes(model.heads, plain, plain, dtype), f"{model.heads} heads of {plain}"),
-        ("mla_expanded_mha", gqa_bytes(model.heads, model.q_head_dim, model.v_head_dim, dtype), f"this MLA expanded: {model.heads} heads of {model.q_head_dim} and {model.v_head_dim}"),
+        (
+            "mla_expanded_mha",
+            gqa_bytes(model.heads, model.q_head_dim, model.v_head_dim, dtype),
+            f"this MLA expanded: {model.heads} heads of {model.q_head_dim} and {model.v_head_dim}",
+        ),
     )  # fmt: skip
     latent = mla_bytes(group.kv_lora_rank, group.rope_dim, dtype)
     return [

@@ -1,4 +1,4 @@
-"""Claims about a model, checked against its facts. What is claimed is data (``profiles/claims``), the checks are here."""
+"""Claims about a model, checked against its facts: what is claimed is data (``profiles/claims``)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,13 @@ def _size_on_gpus(model: ModelSpec, row: dict[str, Any]) -> Answer:
     size_right = claimed is None or abs(claimed / size - 1) <= TOLERANCE
     spare = memory - size
     computed = f"{size / 1e9:,.1f} GB against {memory / 1e9:,.0f} GB of {where}"
-    size_text = "the size is right" if claimed and size_right else f"the size is off by {claimed / size - 1:+.1%}" if claimed else ""
+    size_text = (
+        "the size is right"
+        if claimed and size_right
+        else f"the size is off by {claimed / size - 1:+.1%}"
+        if claimed
+        else ""
+    )
     if spare < 0:
         ratio = size / memory
         reason = (
@@ -70,8 +76,17 @@ def _size_on_gpus(model: ModelSpec, row: dict[str, Any]) -> Answer:
         return computed, "wrong", f"{-spare / 1e9:,.0f} GB short", reason
     margin = f"{spare / 1e9:,.0f} GB ({spare / memory:.0%}) are left for KV cache and buffers"
     verdict = "right" if size_right else "wrong"
-    barely = "; barely: the engines' defaults do not start there" if spare / memory < 0.2 and not row.get("ram_bytes") else ""
-    return computed, verdict, "" if size_right else _off(claimed or size, size), "; ".join(filter(None, (size_text, margin))) + barely
+    barely = (
+        "; barely: the engines' defaults do not start there"
+        if spare / memory < 0.2 and not row.get("ram_bytes")
+        else ""
+    )
+    return (
+        computed,
+        verdict,
+        "" if size_right else _off(claimed or size, size),
+        "; ".join(filter(None, (size_text, margin))) + barely,
+    )
 
 
 def _decode_rate(model: ModelSpec, row: dict[str, Any]) -> Answer:
@@ -83,15 +98,30 @@ def _decode_rate(model: ModelSpec, row: dict[str, Any]) -> Answer:
     request = build_request(options, model, machine_of(describe(options), "flags"), exact=False)
     found = search(request).found
     if not found:
-        return "does not start", "wrong", "", "no engine starts this release on this hardware with 8,192 tokens of context"
+        return (
+            "does not start",
+            "wrong",
+            "",
+            "no engine starts this release on this hardware with 8,192 tokens of context",
+        )
     best = max(found, key=lambda item: item.speed.decode_per_request[1])
     low, _, high = best.speed.decode_per_request
     computed = f"{low:.1f}-{high:.1f} tok/s (modelled, {best.engine.name}, {best.priced.verdict})"
     claimed_low, claimed_high = row["claimed_low"], row["claimed_high"]
     if claimed_high < low:
-        return computed, "wrong", f"at least {low / claimed_high:.1f} times too low", f"bound by {best.speed.bound_by}; early reports were lower than later ones"
+        return (
+            computed,
+            "wrong",
+            f"at least {low / claimed_high:.1f} times too low",
+            f"bound by {best.speed.bound_by}; early reports were lower than later ones",
+        )
     if claimed_low > high:
-        return computed, "wrong", f"at least {claimed_low / high:.1f} times too high", f"bound by {best.speed.bound_by}"
+        return (
+            computed,
+            "wrong",
+            f"at least {claimed_low / high:.1f} times too high",
+            f"bound by {best.speed.bound_by}",
+        )
     return computed, "right", "", "the claimed range overlaps the modelled one; one stream, short context"
 
 
@@ -106,7 +136,12 @@ def _mla_ratio(model: ModelSpec, row: dict[str, Any]) -> Answer:
     own = gqa_bytes(model.heads, model.q_head_dim, model.v_head_dim, "bf16") / latent
     gqa = gqa_bytes(8, 128, 128, "bf16") / latent
     computed = f"{mha:.1f}-{own:.1f}x against MHA, {gqa:.2f}x against GQA-8"
-    return computed, "wrong", f"{mha / row['claimed_value']:.1f}-{own / row['claimed_value']:.1f} times too low against MHA", "matches neither comparison"
+    return (
+        computed,
+        "wrong",
+        f"{mha / row['claimed_value']:.1f}-{own / row['claimed_value']:.1f} times too low against MHA",
+        "matches neither comparison",
+    )
 
 
 def _kv_formula(model: ModelSpec, row: dict[str, Any]) -> Answer:
@@ -134,7 +169,12 @@ def _heads_matter(model: ModelSpec, row: dict[str, Any]) -> Answer:
     del row
     group = _mla_group(model)
     size = mla_bytes(group.kv_lora_rank, group.rope_dim, "bf16")
-    return f"{size} bytes per token and layer with any number of heads", "wrong", "", "an MLA cache holds one latent for all heads"
+    return (
+        f"{size} bytes per token and layer with any number of heads",
+        "wrong",
+        "",
+        "an MLA cache holds one latent for all heads",
+    )
 
 
 def _active_share(model: ModelSpec, row: dict[str, Any]) -> Answer:
@@ -142,13 +182,25 @@ def _active_share(model: ModelSpec, row: dict[str, Any]) -> Answer:
     share = active_parameters(model, with_embedding=True) / text
     right = abs(row["claimed_value"] / share - 1) <= TOLERANCE
     computed = f"{share:.2%} of the text parameters, counting the embedding"
-    return computed, "right" if right else "wrong", _off(row["claimed_value"], share), f"{active_parameters(model, with_embedding=True):,} active"
+    return (
+        computed,
+        "right" if right else "wrong",
+        _off(row["claimed_value"], share),
+        f"{active_parameters(model, with_embedding=True):,} active",
+    )
 
 
 def _vision_parameters(model: ModelSpec, row: dict[str, Any]) -> Answer:
-    tower = sum(group.parameters for group in model.tensors if group.tensor_class == "vision" and group.role != "projector")
+    tower = sum(
+        group.parameters for group in model.tensors if group.tensor_class == "vision" and group.role != "projector"
+    )
     right = abs(row["claimed_value"] / tower - 1) <= TOLERANCE
-    return f"{tower:,}", "right" if right else "wrong", _off(row["claimed_value"], tower), "vision tower without the projector"
+    return (
+        f"{tower:,}",
+        "right" if right else "wrong",
+        _off(row["claimed_value"], tower),
+        "vision tower without the projector",
+    )
 
 
 def _stated(model: ModelSpec, row: dict[str, Any]) -> Answer:
@@ -159,13 +211,24 @@ def _stated(model: ModelSpec, row: dict[str, Any]) -> Answer:
 def _api_price(model: ModelSpec, row: dict[str, Any]) -> Answer:
     offers = [price for price in api_prices() if price.model == row["model"]]
     if not offers:
-        return "no price is known", "not_checkable", "", f"no dated offer of {model.id} is among the price facts"
+        return (
+            "no price is known",
+            "not_checkable",
+            "",
+            f"no dated offer of {model.id} is among the price facts",
+        )
     same = [price for price in offers if price.input == row["input_usd"] and price.output == row["output_usd"]]
-    spread = f"${min(p.input for p in offers):.2f}-{max(p.input for p in offers):.2f} / ${min(p.output for p in offers):.2f}-{max(p.output for p in offers):.2f}"
+    inputs, outputs = [price.input for price in offers], [price.output for price in offers]
+    spread = f"${min(inputs):.2f}-{max(inputs):.2f} / ${min(outputs):.2f}-{max(outputs):.2f}"
     if not same:
         return spread, "wrong", "", f"none of {len(offers)} known offers has this price"
     newest = max(price.date for price in same)
-    return spread, "right", "", f"{len(same)} of {len(offers)} known offers, newest of {newest}; {same[0].note}".rstrip("; ")
+    return (
+        spread,
+        "right",
+        "",
+        f"{len(same)} of {len(offers)} known offers, newest of {newest}; {same[0].note}".rstrip("; "),
+    )
 
 
 CHECKS: dict[str, Callable[[ModelSpec, dict[str, Any]], Answer]] = {

@@ -55,7 +55,9 @@ def rent_cost(gpu_keys: Sequence[str], speed: Speed) -> Cost | None:
     low, expected, high = speed.decode_total
     return Cost(
         usd_per_hour=round(dollars, 4),
-        usd_per_million_output_tokens=Range(low=per_million(high), expected=per_million(expected), high=per_million(low)),
+        usd_per_million_output_tokens=Range(
+            low=per_million(high), expected=per_million(expected), high=per_million(low)
+        ),
         provider=", ".join(rent.offer.provider for rent in known),
         date=min(rent.offer.date for rent in known),
         source=", ".join(dict.fromkeys(rent.offer.source for rent in known)),

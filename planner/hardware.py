@@ -43,11 +43,19 @@ def describe(options: Options) -> Inventory:
     ram = _described_ram(options, notes)
     cpu, bandwidth = _described_cpu(options)
     memory = HostMemory(
-        total_bytes=described(ram, f"--ram {options.ram}") if ram else None,  # type: ignore[arg-type]
-        usable_bytes=described(ram, f"--ram {options.ram}") if ram else None,  # type: ignore[arg-type]
+        total_bytes=described(ram, f"--ram {options.ram}") if ram else None,
+        usable_bytes=described(ram, f"--ram {options.ram}") if ram else None,
         bandwidth_bytes_per_s=bandwidth,
     )
-    network = FloatFact(value=float(parse_rate(options.network, "--network")), source=f"--network {options.network}", provenance="assumed") if options.network else None
+    network = (
+        FloatFact(
+            value=float(parse_rate(options.network, "--network")),
+            source=f"--network {options.network}",
+            provenance="assumed",
+        )
+        if options.network
+        else None
+    )
     count = f"{len(gpus)} described" if gpus else "none described"
     members = tuple(
         Node(
@@ -61,7 +69,7 @@ def describe(options: Options) -> Inventory:
         )
         for index in range(nodes)
     )
-    return Inventory(nodes=members, notes=tuple(notes))  # type: ignore[call-arg]
+    return Inventory(nodes=members, notes=tuple(notes))
 
 
 def _described_gpus(options: Options, notes: list[str]) -> tuple[Gpu, ...]:
@@ -102,7 +110,9 @@ def _described_gpu(facts: GpuFacts, index: int, count: int, options: Options) ->
     wanted = options.link.lower() if options.link else None
     if wanted == "nvlink" and link is None:
         raise BadRequest(f"--link nvlink: {facts.key} has no NVLink")
-    kind: Literal["nvlink", "pcie", "none"] = "nvlink" if (wanted == "nvlink" or (wanted is None and joined)) else "pcie"
+    kind: Literal["nvlink", "pcie", "none"] = (
+        "nvlink" if (wanted == "nvlink" or (wanted is None and joined)) else "pcie"
+    )
     source = f"profiles/hardware/gpu/{facts.key}.toml"
     capacity = facts.capacity_bytes
     if facts.unified and options.ram:
@@ -136,8 +146,14 @@ def _described_ram(options: Options, notes: list[str]) -> int | None:
 def _described_cpu(options: Options) -> tuple[Cpu, FloatFact | None]:
     rate = parse_rate(options.ram_bandwidth, "--ram-bandwidth") if options.ram_bandwidth else None
     cores = parse_count(options.cores, "--cores", high=100_000) if options.cores else None
-    bandwidth = FloatFact(value=float(rate), source=f"--ram-bandwidth {options.ram_bandwidth}", provenance="assumed") if rate else None
-    core_fact = FloatFact(value=float(cores), source=f"--cores {options.cores}", provenance="assumed") if cores else None
+    bandwidth = (
+        FloatFact(value=float(rate), source=f"--ram-bandwidth {options.ram_bandwidth}", provenance="assumed")
+        if rate
+        else None
+    )
+    core_fact = (
+        FloatFact(value=float(cores), source=f"--cores {options.cores}", provenance="assumed") if cores else None
+    )
     if options.cpu is None:
         return Cpu(usable_cores=core_fact), bandwidth
     try:
@@ -169,7 +185,9 @@ def _described_disks(options: Options) -> tuple[Disk, ...]:
     return (
         Disk(
             free_bytes=IntFact(value=free, source=source, provenance="assumed"),
-            read_bytes_per_s=FloatFact(value=float(parse_rate(rate, "--disk")), source=source, provenance="assumed") if separator else None,
+            read_bytes_per_s=FloatFact(value=float(parse_rate(rate, "--disk")), source=source, provenance="assumed")
+            if separator
+            else None,
         ),
     )
 
@@ -224,7 +242,9 @@ def _plain_gpu(node: Node, gpu: Gpu) -> plain.Gpu:
     name = known(gpu.name) or "unknown GPU"
     key = gpu.key or match_reported(name, total // (1 << 20) if total else None)
     if key is None:
-        raise Undetermined(f"{node.name}: no facts are known for GPU {gpu.index}, {shown(name)}; describe it with --gpu")
+        raise Undetermined(
+            f"{node.name}: no facts are known for GPU {gpu.index}, {shown(name)}; describe it with --gpu"
+        )
     facts = load_gpu(key)
     capacity = total or facts.capacity_bytes
     visible, low, high, source = visible_bytes(facts, capacity)
@@ -254,14 +274,24 @@ def visible_bytes(facts: GpuFacts, capacity: int) -> tuple[int, int, int, str]:
     """
     if facts.unified:
         fraction = facts.working_set_fraction or 0.94
-        return int(capacity * fraction), int(capacity * fraction * 0.97), capacity, "fraction that the GPU may use"
+        return (
+            int(capacity * fraction),
+            int(capacity * fraction * 0.97),
+            capacity,
+            "fraction that the GPU may use",
+        )
     if facts.engine_visible_bytes is not None and abs(capacity - facts.capacity_bytes) < GIB // 4:
         seen = facts.engine_visible_bytes
         return seen, seen, seen, facts.engine_visible_source or "start-up log"
     if facts.vendor != "nvidia":
         return capacity, int(capacity * 0.998), capacity, "reported total"
     expected = capacity - int(0.35 * GIB + 0.0022 * capacity)
-    return expected, capacity - int(0.35 * GIB + 0.006 * capacity), capacity - int(0.3 * GIB), "modelled on GPUs with logs"
+    return (
+        expected,
+        capacity - int(0.35 * GIB + 0.006 * capacity),
+        capacity - int(0.3 * GIB),
+        "modelled on GPUs with logs",
+    )
 
 
 def summary_text(machine: plain.Machine) -> str:

@@ -38,7 +38,10 @@ def bytes_per_token(model: ModelSpec, dtype: str, tp: int, first: int, stop: int
     Sliding-window layers are counted whole: they grow too until the window is full.
     """
     return sum(
-        [group_bytes_per_token(group, dtype, tp) * layers_within(group.layers, first, stop) for group in model.kv_groups]
+        [
+            group_bytes_per_token(group, dtype, tp) * layers_within(group.layers, first, stop)
+            for group in model.kv_groups
+        ]
     )
 
 

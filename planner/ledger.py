@@ -44,13 +44,13 @@ def ranged(
 class Device(NamedTuple):
     """A device with its ledger. ``usable`` is what the engine may use of ``visible``; all in bytes.
 
-    ``count`` devices from ``index`` on carry this ledger.
+    ``copies`` devices from ``first_index`` on carry this ledger.
     """
 
     node: int
     kind: DeviceKind
-    index: int
-    count: int
+    first_index: int
+    copies: int
     name: str
     capacity: int
     visible: int

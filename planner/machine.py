@@ -105,6 +105,6 @@ class GpuGroup(NamedTuple):
     nodes: tuple[int, ...]
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """GPUs in the group."""
         return self.per_node * len(self.nodes)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
 from planner.plan import Evidence, Record
 
-MEMORY_SCHEMA = "moeplan.memory/1"
+MEMORY_SCHEMA: Final = "moeplan.memory/1"
 
 
 class ParameterCounts(Record):

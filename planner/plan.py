@@ -5,11 +5,11 @@ Sizes are bytes (int), times seconds, rates per second. A field that could not b
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-PLAN_SCHEMA = "moeplan.plan/1"
+PLAN_SCHEMA: Final = "moeplan.plan/1"
 
 Evidence = Literal["exact", "measured", "modelled", "assumed"]
 Verdict = Literal["fits", "tight", "no"]

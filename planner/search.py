@@ -69,13 +69,17 @@ def search(request: Request, progress: Progress | None = None) -> Outcome:
         unloadable = engine.accepts(release)
         if unloadable:
             if request.narrow.engine:
-                outcome.missed.append(Missed(engine.name, release, None, unloadable, "choose another quantization", None, 0))
+                outcome.missed.append(
+                    Missed(engine.name, release, None, unloadable, "choose another quantization", None, 0)
+                )
             continue
         if release.release.status == "hypothetical" and not request.exact:
             continue
         excluded = too_lossy(request, release)
         if excluded:
-            outcome.missed.append(Missed(engine.name, release, None, excluded, "raise --max-kld or choose native weights", None, 0))
+            outcome.missed.append(
+                Missed(engine.name, release, None, excluded, "raise --max-kld or choose native weights", None, 0)
+            )
             continue
         for config in engine.configurations(request, release):
             evaluated += 1
@@ -109,7 +113,7 @@ def _consider(
 def _tries(request: Request, engine: Engine, release: PricedRelease, config: Config) -> Iterator[Priced]:
     """The configuration, and when it misses narrowly, once more with tighter settings."""
     priced = engine.price(request, release, config)
-    if priced.verdict == "fits" or request.exact or not config.utilization == 0.0:
+    if priced.verdict == "fits" or request.exact or config.utilization != 0.0:
         yield priced
         return
     worst = shortest(priced.devices)
@@ -152,9 +156,15 @@ def broken_bound(request: Request, speed: Speed) -> tuple[str, str] | None:
     """Reason and remedy when the expected speed misses a bound of the request."""
     bounds = request.bounds
     if bounds.tpot_s is not None and speed.tpot_s[1] > bounds.tpot_s:
-        return f"{speed.tpot_s[1] * 1e3:.0f} ms per token, more than --tpot", "lower the concurrency or relax --tpot"
+        return (
+            f"{speed.tpot_s[1] * 1e3:.0f} ms per token, more than --tpot",
+            "lower the concurrency or relax --tpot",
+        )
     if bounds.ttft_s is not None and speed.ttft_s[1] > bounds.ttft_s:
-        return f"{speed.ttft_s[1]:.1f} s to the first token, more than --ttft", "shorten the input or relax --ttft"
+        return (
+            f"{speed.ttft_s[1]:.1f} s to the first token, more than --ttft",
+            "shorten the input or relax --ttft",
+        )
     if bounds.min_throughput is not None and speed.decode_total[1] < bounds.min_throughput:
         return f"{speed.decode_total[1]:.0f} tokens/s, less than --min-throughput", "use more GPUs"
     return None
@@ -171,8 +181,8 @@ def score(request: Request, found: Found) -> tuple[float, ...]:
     cost          rent per token where a rent is known, else GPUs used; then balanced
     quality       native weights first, then more bits per parameter, then balanced
 
-    Rates closer than the model can tell apart (4 %) count as equal; then native weights, an unquantized KV cache and the simpler
-    layout win.
+    Rates closer than the model can tell apart (4 %) count as equal; then native weights, an unquantized KV cache and
+    the simpler layout win.
     """
     speed, priced = found.speed, found.priced
     tight = 0.0 if priced.verdict == "fits" else 1.0 if _likelihood(priced)[1] >= 0 else 2.0

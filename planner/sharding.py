@@ -139,11 +139,11 @@ def build_shards(
             count = group.per_layer * max(len(group.layers), 1)
             mtp += each * (-(-count // expert_ranks) if is_expert else count)
         elif group.role == "embedding":
-            embedding += each * group.count
+            embedding += each * group.instances
         elif group.role == "lm_head":
-            lm_head += each * group.count
+            lm_head += each * group.instances
         elif not group.layers:
-            norms += each * group.count
+            norms += each * group.instances
         elif is_expert:
             for layer in group.layers:
                 # The projections of one expert are separate tensors, so a layer's expert is their sum.
@@ -162,9 +162,7 @@ def build_shards(
             )
         ]
     )
-    running = accumulate(
-        [s.attention + s.dense + s.shared + s.other + s.expert * s.experts for s in layers], initial=0
-    )
+    running = accumulate([s.attention + s.dense + s.shared + s.other + s.expert * s.experts for s in layers], initial=0)
     on_rank = max((shard.experts for shard in layers), default=0)
     return ShardTable(layers, tuple(running), embedding, lm_head, norms, vision, vision_whole, mtp, on_rank)
 

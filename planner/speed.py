@@ -103,7 +103,13 @@ def speed_of(request: Request, release: PricedRelease, priced: Priced) -> Speed:
         ttft += (demand.concurrency / admitted - 1) * output * tpot
     spread = facts.at("offload_range" if offloaded else "gpu_range", "1")
     low, high = _spread(request, priced, facts, spread, step, tpot)
-    bound = "admission" if admitted < 0.98 * demand.concurrency else "prefill" if interference > step.total else step.largest
+    bound = (
+        "admission"
+        if admitted < 0.98 * demand.concurrency
+        else "prefill"
+        if interference > step.total
+        else step.largest
+    )
     return Speed(
         (tpot * low, tpot, tpot * high),
         (ttft * low, ttft, ttft * high),
@@ -185,7 +191,9 @@ def layer_floor_s(request: Request, release: PricedRelease, facts: EngineFacts, 
         across = facts.at("all_reduce_network_s", "1").value
         per_node = config.group.per_node if config.group else 1
         rounds = 2 + (2 if config.dcp > 1 else 0)
-        collectives = rounds * request.model.layers * (across if ranks.tp > per_node else inside) if ranks.tp > 1 else 0.0
+        collectives = (
+            rounds * request.model.layers * (across if ranks.tp > per_node else inside) if ranks.tp > 1 else 0.0
+        )
         if config.dp > 1 and work.moe_layers:
             # Tokens of all data-parallel ranks meet at the experts and return.
             shared = max(ranks.expert_ranks, ranks.expert_tp)
@@ -196,7 +204,12 @@ def layer_floor_s(request: Request, release: PricedRelease, facts: EngineFacts, 
 
 
 def _gpu_step(
-    request: Request, release: PricedRelease, priced: Priced, facts: EngineFacts, admitted: float, cached: float
+    request: Request,
+    release: PricedRelease,
+    priced: Priced,
+    facts: EngineFacts,
+    admitted: float,
+    cached: float,
 ) -> Step:
     config, model, shards = priced.config, request.model, priced.shards
     assert config.group is not None
@@ -348,7 +361,12 @@ def bits_class(fmt: str) -> str:
 
 
 def _offload_step(
-    request: Request, release: PricedRelease, priced: Priced, facts: EngineFacts, admitted: float, cached: float
+    request: Request,
+    release: PricedRelease,
+    priced: Priced,
+    facts: EngineFacts,
+    admitted: float,
+    cached: float,
 ) -> Step:
     config, model, shards = priced.config, request.model, priced.shards
     node = request.machine.nodes[config.group.nodes[0] if config.group else 0]
@@ -418,5 +436,7 @@ def _offload_prefill_s(
     on_cpu = _offload_step(request, release, priced, facts, small, tokens / 2).total * tokens / small
     disk = 0.0
     if config.disk_bytes:
-        disk = passes * config.disk_bytes / (node.disk.read_bytes_per_s or facts.at("assumed_disk_bytes_per_s", "1").value)
+        disk = (
+            passes * config.disk_bytes / (node.disk.read_bytes_per_s or facts.at("assumed_disk_bytes_per_s", "1").value)
+        )
     return min(compute + streamed, on_cpu) + disk

@@ -92,7 +92,9 @@ class EngineFacts:
 def _valid(rows: list[dict[str, Any]], version: str) -> dict[str, Any] | None:
     number = version_tuple(version)
     for row in reversed(rows):
-        if number >= version_tuple(row.get("since", "0")) and ("until" not in row or number < version_tuple(row["until"])):
+        since: str = row.get("since", "0")
+        until: str | None = row.get("until")
+        if number >= version_tuple(since) and (until is None or number < version_tuple(until)):
             return row
     return None
 

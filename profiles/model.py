@@ -100,14 +100,14 @@ class TensorGroup(NamedTuple):
     per_layer: int = 1
 
     @property
-    def count(self) -> int:
+    def instances(self) -> int:
         """Number of tensors of this group in the whole model."""
         return max(len(self.layers), 1) * self.per_layer
 
     @property
     def parameters(self) -> int:
         """Elements of all tensors of the group, scales not counted."""
-        return prod(self.shape) * self.count
+        return prod(self.shape) * self.instances
 
     @property
     def bytes_each(self) -> int:
@@ -117,7 +117,7 @@ class TensorGroup(NamedTuple):
     @property
     def bytes(self) -> int:
         """Bytes of all tensors of the group."""
-        return self.bytes_each * self.count
+        return self.bytes_each * self.instances
 
 
 class KvGroup(NamedTuple):

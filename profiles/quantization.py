@@ -64,7 +64,9 @@ class Scheme(NamedTuple):
     prefix: str = ""
 
 
-def declared_schemes(config: Fields, family: str, prefix: str, quant_config: Fields | None) -> tuple[Scheme, ...]:
+def declared_schemes(
+    config: Fields, family: str, prefix: str, quant_config: Fields | None
+) -> tuple[Scheme, ...]:
     """The schemes that a configuration declares, none when it is not quantized.
 
     ``prefix`` stands before the names of a nested text model; ``quant_config`` is an ``hf_quant_config.json`` beside
@@ -126,7 +128,11 @@ def uniform(model: ModelSpec, quantization: str) -> tuple[TensorGroup, ...]:
         if group.format in ("f32", "int64"):
             return group.format
         # A drafter's experts stay as they are: what shrinks a release is its routed experts.
-        takes = group.role in roles and len(group.shape) > 1 and not (experts_only and group.tensor_class == "mtp")
+        takes = (
+            group.role in roles
+            and len(group.shape) > 1
+            and not (experts_only and group.tensor_class == "mtp")
+        )
         return storage if takes else rest
 
     return requantize(model, format_of)
@@ -135,7 +141,9 @@ def uniform(model: ModelSpec, quantization: str) -> tuple[TensorGroup, ...]:
 def _quantized(group: TensorGroup, schemes: tuple[Scheme, ...]) -> list[TensorGroup]:
     if len(group.shape) < 2 or group.format == "f32":
         return [group]
-    able = [scheme for scheme in schemes if group.role in scheme.roles and group.name.startswith(scheme.prefix)]
+    able = [
+        scheme for scheme in schemes if group.role in scheme.roles and group.name.startswith(scheme.prefix)
+    ]
     if not able:
         return [group]
     module = group.name.removesuffix(".weight").replace("{expert}", "0").replace("{block}", "0")
@@ -165,9 +173,13 @@ def _is_layer_free(scheme: Scheme) -> bool:
 
 def _refuse_costly(groups: tuple[TensorGroup, ...], schemes: tuple[Scheme, ...]) -> None:
     names = sum([max(len(group.layers), 1) for group in groups if len(group.shape) > 1])
-    work = names * sum([s.ignored.work_per_name + (s.targets.work_per_name if s.targets else 0) for s in schemes])
+    work = names * sum(
+        [s.ignored.work_per_name + (s.targets.work_per_name if s.targets else 0) for s in schemes]
+    )
     if work > MAX_WORK:
-        raise BadConfig("quantization_config has module patterns that are too costly to match against every layer")
+        raise BadConfig(
+            "quantization_config has module patterns that are too costly to match against every layer"
+        )
 
 
 def _schemes(config: Fields, family: str, prefix: str) -> tuple[Scheme, ...]:
@@ -184,7 +196,9 @@ def _schemes(config: Fields, family: str, prefix: str) -> tuple[Scheme, ...]:
     }
     if method not in readers:
         known = ", ".join(("compressed-tensors", *readers))
-        raise UnknownQuantization(f"{config.name('quant_method')} {shown(method)} has no exact reader; known: {known}")
+        raise UnknownQuantization(
+            f"{config.name('quant_method')} {shown(method)} has no exact reader; known: {known}"
+        )
     return (readers[method]()._replace(prefix=prefix),)
 
 
@@ -211,7 +225,9 @@ def _modelopt(config: Fields) -> Scheme:
     formats = {"NVFP4": "nvfp4", "FP8": "fp8_static", "FP8_PB_WO": "fp8_block128"}
     if algorithm not in formats:
         known = ", ".join(formats)
-        raise UnknownQuantization(f"{config.name('quant_algo')} {shown(algorithm)} has no exact reader; known: {known}")
+        raise UnknownQuantization(
+            f"{config.name('quant_algo')} {shown(algorithm)} has no exact reader; known: {known}"
+        )
     if algorithm == "NVFP4" and config.integer("group_size", 16) != 16:
         raise BadConfig(f"{config.name('group_size')} must be 16 for NVFP4")
     key = "exclude_modules" if config.has("exclude_modules") else "ignore"
@@ -220,7 +236,9 @@ def _modelopt(config: Fields) -> Scheme:
 
 def _awq(config: Fields) -> Scheme:
     if config.integer("bits") != 4 or not config.flag("zero_point", True):
-        raise UnknownQuantization(f"{config.name('bits')}: only 4-bit AWQ with zero points has an exact reader")
+        raise UnknownQuantization(
+            f"{config.name('bits')}: only 4-bit AWQ with zero points has an exact reader"
+        )
     key = "modules_to_not_convert"
     ignored = autoawq(_strings(config, key), config.name(key))
     return Scheme(f"awq_g{config.integer('group_size')}", FP8_ROLES - VISION_ROLES, ignored)

@@ -91,6 +91,11 @@ def add_flags(parser: Parser, title: str, flags: Iterable[Flag]) -> None:
             group.add_argument(flag.name, action="store_true", help=flag.help)
 
 
+def asks_for_work(args: Namespace) -> bool:
+    """Whether any flag says what has to be served; otherwise the default workload is planned for."""
+    return any(getattr(args, flag.name[2:].replace("-", "_")) is not None for flag in WORKLOAD)
+
+
 def options_of(args: Namespace) -> dict[str, Any]:
     """What was given, by the names of ``Options``. Raises ``BadRequest`` for a value of nothing but blanks."""
     given = {name: getattr(args, name) for name in _TEXTS if getattr(args, name, None) not in (None, False)}

@@ -21,9 +21,9 @@ class PoolEngine(Protocol):
     name: str
 
     @property
-    def facts(self) -> EngineFacts: ...  # noqa: D102
+    def facts(self) -> EngineFacts: ...
 
-    def kv_dtypes(self, request: Request, version: str) -> tuple[str, ...]: ...  # noqa: D102
+    def kv_dtypes(self, request: Request, version: str) -> tuple[str, ...]: ...
 
 
 def layouts(
@@ -83,7 +83,7 @@ def _shapes(
 
 def _ranks(request: Request, group: GpuGroup, *, attention_dp: bool) -> Iterator[tuple[int, int, int, bool]]:
     """(tp, pp, dp, attention data parallel) over the group."""
-    narrow, count = request.narrow, group.count
+    narrow, count = request.narrow, group.size
     if request.exact:
         given = narrow.tp is not None or narrow.pp is not None or narrow.dp is not None
         tp = narrow.tp or (1 if given else group.per_node)
@@ -186,16 +186,19 @@ def refused_layout(request: Request, release: PricedRelease, config: Config) -> 
     """Reason and remedy when the engine's code refuses this layout."""
     model, group = request.model, config.group
     assert group is not None
-    if config.world > group.count:
+    if config.world > group.size:
         return (
-            f"tp {config.tp} x pp {config.pp} x dp {config.dp} needs {config.world} GPUs, there are {group.count}",
-            f"use at most {group.count} ranks",
+            f"tp {config.tp} x pp {config.pp} x dp {config.dp} needs {config.world} GPUs, there are {group.size}",
+            f"use at most {group.size} ranks",
         )
     if model.heads % config.tp:
-        allowed = ", ".join(str(d) for d in divisors(model.heads) if d <= group.count)
+        allowed = ", ".join(str(d) for d in divisors(model.heads) if d <= group.size)
         return f"{model.heads} attention heads are not divisible by tp {config.tp}", f"use tp {allowed}"
     if config.pp > model.layers:
-        return f"{model.layers} layers cannot make {config.pp} pipeline stages", f"use pp up to {model.layers}"
+        return (
+            f"{model.layers} layers cannot make {config.pp} pipeline stages",
+            f"use pp up to {model.layers}",
+        )
     if config.tp % config.dcp:
         return f"tp {config.tp} is not divisible by dcp {config.dcp}", "use a dcp that divides tp"
     if config.dcp > 1 and not model.uses_mla:

@@ -16,7 +16,11 @@ from planner.ledger import Device, Entry, exact, ranged, verdict
 from planner.request import PricedRelease, Request
 from profiles.engines import EngineFacts, load_engine
 
-CPU_METHODS: Final = {"int4_g32": ("RAWINT4", ("avx512f", "avx2")), "fp8_block128": ("FP8", ("avx512f",)), "bf16": ("BF16", ("avx512f",))}
+CPU_METHODS: Final = {
+    "int4_g32": ("RAWINT4", ("avx512f", "avx2")),
+    "fp8_block128": ("FP8", ("avx512f",)),
+    "bf16": ("BF16", ("avx512f",)),
+}
 """kt-kernel method and the CPU flags that can run it, best first, by the experts' storage format."""
 GPU_EXPERT_STEPS: Final = (0, 1, 2, 4, 8, 16, 32, 64, 96, 128, 180, 256)
 
@@ -58,13 +62,15 @@ class KTransformers:
             if flags and not flags & set(needed):
                 yield Refusal(None, f"{method} needs a CPU with {' or '.join(needed)}", "use llama.cpp")
                 continue
+            chunk = int(self.facts.at("chunked_prefill", version).value)
             tps = (request.narrow.tp,) if request.narrow.tp else powers_of_two(group.per_node)
             for tp in tps:
                 base = Config(
-                    self.name, version, group._replace(nodes=group.nodes[:1]), tp=tp, kv_dtype=request.narrow.kv_dtype or "bf16",
+                    self.name, version, group._replace(nodes=group.nodes[:1]), tp=tp,
+                    kv_dtype=request.narrow.kv_dtype or "bf16",
                     utilization=request.settings.utilization or self.facts.at("mem_fraction_static", version).value,
                     context=request.demand.context,
-                    batched_tokens=request.settings.max_num_batched_tokens or int(self.facts.at("chunked_prefill", version).value),
+                    batched_tokens=request.settings.max_num_batched_tokens or chunk,
                     sequences=request.settings.max_num_seqs or request.demand.concurrency,
                     cpu_expert_layers=len(moe.layers),
                 )  # fmt: skip
@@ -89,14 +95,53 @@ class KTransformers:
         on_gpu = expert_layer * config.gpu_experts_per_layer
         always = sum([shard.always for shard in shards.layers]) + shards.embedding + shards.lm_head + shards.norms
         always += 0 if config.text_only else shards.vision
-        overhead, prefill = facts.at("gpu_overhead_bytes", config.version), facts.at("layerwise_prefill_bytes", config.version)
+        overhead, prefill = (
+            facts.at("gpu_overhead_bytes", config.version),
+            facts.at("layerwise_prefill_bytes", config.version),
+        )
         absorbed = absorbed_mla_bytes(model, config.tp, 0, model.layers)
         entries: list[Entry] = [
-            exact("weights", "everything but routed experts", always, f"sum of shards, tp {config.tp}", CHECKPOINT),
-            exact("weights", "routed experts on the GPU", on_gpu, f"{config.gpu_experts_per_layer} per layer", CHECKPOINT),
-            ranged("weights", "absorbed MLA projections", absorbed, 0, absorbed, "2 x layers x heads / tp x (nope + v) x rank", CHECKPOINT),
-            ranged("compute", "layer-wise prefill buffer", prefill.value, prefill.low, prefill.high, "one layer of experts", prefill.source),
-            ranged("overhead", "activation and CUDA context", overhead.value, overhead.low, overhead.high, "constant", overhead.source),
+            exact(
+                "weights",
+                "everything but routed experts",
+                always,
+                f"sum of shards, tp {config.tp}",
+                CHECKPOINT,
+            ),
+            exact(
+                "weights",
+                "routed experts on the GPU",
+                on_gpu,
+                f"{config.gpu_experts_per_layer} per layer",
+                CHECKPOINT,
+            ),
+            ranged(
+                "weights",
+                "absorbed MLA projections",
+                absorbed,
+                0,
+                absorbed,
+                "2 x layers x heads / tp x (nope + v) x rank",
+                CHECKPOINT,
+            ),
+            ranged(
+                "compute",
+                "layer-wise prefill buffer",
+                prefill.value,
+                prefill.low,
+                prefill.high,
+                "one layer of experts",
+                prefill.source,
+            ),
+            ranged(
+                "overhead",
+                "activation and CUDA context",
+                overhead.value,
+                overhead.low,
+                overhead.high,
+                "constant",
+                overhead.source,
+            ),
         ]
         visible = (gpu.visible, gpu.visible_low, gpu.visible_high)
         pool, devices = pool_and_devices(request, release, config, shards, [(entries, *visible)], 1)
@@ -106,11 +151,39 @@ class KTransformers:
         extra = facts.at("host_overhead_bytes", config.version)
         reserve = LLAMA_CPP.facts.at("os_reserve_bytes", "0")
         host_entries = [
-            ranged("weights", "routed experts in RAM", in_ram, in_ram, whole, "all experts; those on a GPU may or may not be freed", "kvcache-ai/ktransformers issue 1816 and guides conflict"),
-            ranged("overhead", "engine in RAM", extra.value, extra.low, extra.high, "constant", extra.source, "measured"),
+            ranged(
+                "weights",
+                "routed experts in RAM",
+                in_ram,
+                in_ram,
+                whole,
+                "all experts; those on a GPU may or may not be freed",
+                "kvcache-ai/ktransformers issue 1816 and guides conflict",
+            ),
+            ranged(
+                "overhead",
+                "engine in RAM",
+                extra.value,
+                extra.low,
+                extra.high,
+                "constant",
+                extra.source,
+                "measured",
+            ),
         ]
         if host.ram_source == "flags":
-            host_entries.append(ranged("overhead", "operating system", reserve.value, reserve.low, reserve.high, "constant", reserve.source, "assumed"))
+            host_entries.append(
+                ranged(
+                    "overhead",
+                    "operating system",
+                    reserve.value,
+                    reserve.low,
+                    reserve.high,
+                    "constant",
+                    reserve.source,
+                    "assumed",
+                )
+            )
         ram_device = Device(0, "host", 0, 1, host.name, ram, ram, ram, ram, ram, tuple(host_entries))
         everything = (*devices, ram_device)
         priced = fit(request, config, shards, pool, everything, [])

@@ -45,7 +45,9 @@ class LlamaCpp:
         gpus = [gpu for gpu in node.gpus if gpu.vendor in ("nvidia", "amd", "apple", "intel")]
         narrow = request.narrow
         refused = [
-            f"--{name} {value}" for name, value in (("tp", narrow.tp), ("dp", narrow.dp), ("ep", narrow.ep), ("dcp", narrow.dcp)) if value not in (None, 1)
+            f"--{name} {value}"
+            for name, value in (("tp", narrow.tp), ("dp", narrow.dp), ("ep", narrow.ep), ("dcp", narrow.dcp))
+            if value not in (None, 1)
         ]
         if refused:
             yield Refusal(None, f"llama.cpp places layers, it has no {' '.join(refused)}", "leave it out")
@@ -172,16 +174,33 @@ class LlamaCpp:
                 continue
             experts = sum([layer.expert * layer.experts for i, layer in enumerate(layers, first) if i >= on_cpu])
             entries = [
-                self._weights(release, f"layers {first}-{stop - 1} without routed experts", sum([layer.always for layer in layers])),
+                self._weights(
+                    release,
+                    f"layers {first}-{stop - 1} without routed experts",
+                    sum([layer.always for layer in layers]),
+                ),
                 self._weights(release, "routed experts", experts),
             ]
             if index == len(gpus) - 1:
                 entries.append(self._weights(release, "head and final norm", shards.lm_head + shards.norms))
             if unified:
-                entries.append(self._weights(release, "embedding and experts in the same memory", shards.embedding + in_ram))
+                entries.append(
+                    self._weights(release, "embedding and experts in the same memory", shards.embedding + in_ram)
+                )
             entries.append(self._kv_entry(request, config, kv * count))
             entries.append(compute)
-            entries.append(ranged("overhead", "driver context", context.value, context.low, context.high, "constant", context.source, "assumed"))
+            entries.append(
+                ranged(
+                    "overhead",
+                    "driver context",
+                    context.value,
+                    context.low,
+                    context.high,
+                    "constant",
+                    context.source,
+                    "assumed",
+                )
+            )
             devices.append(_gpu_device(gpu, index, tuple([entry for entry in entries if entry.bytes or entry.high])))
             first = stop
         disk_bytes = 0
@@ -228,7 +247,16 @@ class LlamaCpp:
         others = [compute]
         if host.ram_source == "flags":
             others.append(
-                ranged("overhead", "operating system", reserve.value, reserve.low, reserve.high, "constant", reserve.source, "assumed")
+                ranged(
+                    "overhead",
+                    "operating system",
+                    reserve.value,
+                    reserve.low,
+                    reserve.high,
+                    "constant",
+                    reserve.source,
+                    "assumed",
+                )
             )
         if kv:
             others.append(self._kv_entry(request, config, kv))
@@ -273,22 +301,54 @@ class LlamaCpp:
             if on_gpu and model.uses_mla:
                 seen = facts.at("gpu_attention_bytes_per_cell_and_head", "0").value * model.heads * cells
                 high = max(high, seen + facts.at("gpu_compute_bytes_per_ubatch_token", "0").value * u)
-            return ranged("compute", "compute buffer", expected, expected * 0.95, high, "u (2 see + 4 (5 E + widest) + 28)", source)
+            return ranged(
+                "compute",
+                "compute buffer",
+                expected,
+                expected * 0.95,
+                high,
+                "u (2 see + 4 (5 E + widest) + 28)",
+                source,
+            )
         mask = facts.at("host_mask_bytes_per_cell", "0")
         sizes = [u * (rate * cells + 4 * model.hidden) for rate in (mask.value, mask.low, mask.high)]
-        return ranged("compute", "host compute buffer", sizes[0], sizes[1], sizes[2], "u (4 cells + 4 hidden)", mask.source)
+        return ranged(
+            "compute",
+            "host compute buffer",
+            sizes[0],
+            sizes[1],
+            sizes[2],
+            "u (4 cells + 4 hidden)",
+            mask.source,
+        )
 
     def _weights(self, release: PricedRelease, what: str, size: int) -> Entry:
         if release.tensors.evidence == "exact":
             return exact("weights", what, size, "sum of tensor bytes", GGUF_TENSORS)
-        return ranged("weights", what, size, size * 0.97, size * 1.03, "sum of tensor bytes, scaled to the published size", GGUF_TENSORS, "assumed")
+        return ranged(
+            "weights",
+            what,
+            size,
+            size * 0.97,
+            size * 1.03,
+            "sum of tensor bytes, scaled to the published size",
+            GGUF_TENSORS,
+            "assumed",
+        )
 
     def _kv_entry(self, request: Request, config: Config, size: int) -> Entry:
         name = f"KV cache, {layout_name(request.model)} {config.kv_dtype}"
         return exact("kv_cache", name, size, "layers x cells x bytes per cell", KV_SOURCE)
 
     def _priced(
-        self, request: Request, config: Config, devices: list[Device], shards: ShardTable, cells: int, kv: int, in_ram: int
+        self,
+        request: Request,
+        config: Config,
+        devices: list[Device],
+        shards: ShardTable,
+        cells: int,
+        kv: int,
+        in_ram: int,
     ) -> Priced:
         gpu_like = [device for device in devices if device.kind != "disk"]
         result = verdict(gpu_like)
@@ -311,7 +371,9 @@ class LlamaCpp:
             )  # fmt: skip
         warnings = []
         if all(device.kind == "gpu" for device in devices):
-            warnings.append(f"the size of RAM is not known; {shards.embedding / 2**30:.1f} GiB of it hold the embedding")
+            warnings.append(
+                f"the size of RAM is not known; {shards.embedding / 2**30:.1f} GiB of it hold the embedding"
+            )
         if config.disk_bytes:
             warnings.append("experts are paged from disk: a token waits for the disk; --no-repack is required")
         return Priced(config, tuple(devices), pool, shards, result, reason, tuple(warnings), in_ram)
@@ -406,19 +468,31 @@ def _shards(request: Request, release: PricedRelease) -> ShardTable:
             request.model, release.tensors.groups, tp=1, expert_tp=1, expert_ranks=1, vision_sharded=False,
             scale=release.tensors.scale,
         )  # fmt: skip
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _largest_node(request: Request) -> int:
     nodes = request.machine.nodes
-    return max(range(len(nodes)), key=lambda i: sum([gpu.visible for gpu in nodes[i].gpus]) + (nodes[i].host.ram or 0))
+    return max(
+        range(len(nodes)),
+        key=lambda i: sum([gpu.visible for gpu in nodes[i].gpus]) + (nodes[i].host.ram or 0),
+    )
 
 
 def _gpu_device(gpu: Gpu, index: int, entries: tuple[Entry, ...]) -> Device:
     return Device(
-        0, "unified" if gpu.unified else "gpu", index, 1, gpu.name, gpu.capacity, gpu.visible, gpu.visible, gpu.visible_low, gpu.visible_high, entries
+        0,
+        "unified" if gpu.unified else "gpu",
+        index,
+        1,
+        gpu.name,
+        gpu.capacity,
+        gpu.visible,
+        gpu.visible,
+        gpu.visible_low,
+        gpu.visible_high,
+        entries,
     )
 
 
 ENGINE = LlamaCpp()
-

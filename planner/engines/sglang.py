@@ -70,7 +70,15 @@ class Sglang:
         shards = shards_of(request, release, config, vision_sharded=False)
         overhead = facts.at("load_overhead_bytes", config.version)
         fixed: list[Entry] = [
-            ranged("overhead", "CUDA context and collective buffers", overhead.value, overhead.low, overhead.high, "constant", overhead.source)
+            ranged(
+                "overhead",
+                "CUDA context and collective buffers",
+                overhead.value,
+                overhead.low,
+                overhead.high,
+                "constant",
+                overhead.source,
+            )
         ]
         stages = []
         for stage in range(config.pp):
@@ -121,7 +129,15 @@ class Sglang:
         if nodes <= 1:
             return LaunchSpec(shared, {})
         per_node = tuple(
-            (*shared, facts.flag("nodes", version), str(nodes), facts.flag("node_rank", version), str(rank), facts.flag("head_address", version), "HEAD_ADDRESS:5000")
+            (
+                *shared,
+                facts.flag("nodes", version),
+                str(nodes),
+                facts.flag("node_rank", version),
+                str(rank),
+                facts.flag("head_address", version),
+                "HEAD_ADDRESS:5000",
+            )
             for rank in range(nodes)
         )
         return LaunchSpec(per_node[0], {}, per_node)

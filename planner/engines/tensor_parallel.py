@@ -18,7 +18,7 @@ GGUF_REASON = "GGUF files are for llama.cpp and KTransformers"
 
 
 class Ranks(NamedTuple):
-    """How tensors are divided: ``tp`` within attention and dense layers, experts by ``expert_tp`` or ``expert_ranks``."""
+    """How tensors are divided: attention and dense layers by ``tp``, experts by ``expert_tp`` or ``expert_ranks``."""
 
     tp: int
     expert_tp: int
@@ -49,7 +49,7 @@ def shards_of(request: Request, release: PricedRelease, config: Config, *, visio
             vision_sharded=vision_sharded,
             scale=release.tensors.scale,
         )
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def absorbed_mla_bytes(model: ModelSpec, tp: int, first: int, stop: int) -> int:
@@ -90,15 +90,25 @@ def weight_entries(
         else:
             entries.append(ranged("weights", what, size, size * 0.98, size * 1.02, formula, CHECKPOINT, "assumed"))
 
-    where = f"{shards.experts_on_rank} whole experts per layer" if config.ep > 1 else "each expert divided over the ranks"
+    where = (
+        f"{shards.experts_on_rank} whole experts per layer" if config.ep > 1 else "each expert divided over the ranks"
+    )
     add("routed experts", experts, f"sum over layers {first}-{stop - 1}, {where}")
-    add("attention, shared and dense layers, router, norms", rest, f"sum of shards, {sharding}; q_a, kv_a, router and norms whole")
+    add(
+        "attention, shared and dense layers, router, norms",
+        rest,
+        f"sum of shards, {sharding}; q_a, kv_a, router and norms whole",
+    )
     if stage == 0:
         add("embedding", shards.embedding, "vocabulary / tp x hidden")
         if not config.text_only:
             add("vision tower", shards.vision, "whole on every rank (data-parallel encoder)")
     if stage == config.pp - 1:
-        add("head and final norm", (shards.embedding if model.tied_embeddings and config.pp > 1 else 0) + shards.lm_head + shards.norms, "vocabulary / tp x hidden")
+        add(
+            "head and final norm",
+            (shards.embedding if model.tied_embeddings and config.pp > 1 else 0) + shards.lm_head + shards.norms,
+            "vocabulary / tp x hidden",
+        )
     absorbed = absorbed_mla_bytes(model, ranks_of(config).tp, first, stop)
     if absorbed:
         entries.append(
@@ -129,7 +139,7 @@ def kv_figures(
         one = -(-sequence_bytes(model, config.kv_dtype, tp, first, stop, each, batched) // config.dcp)
         per_replica = -(-demand.concurrency // config.replicas)
         found = release.memo[key] = (per_token, whole, max(whole, per_replica * one), one)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def pool_and_devices(
@@ -175,10 +185,28 @@ def pool_and_devices(
         wanted = needed if request.workload_given else whole
         required_bytes = max(required_bytes, wanted)
         entries.append(
-            exact("kv_cache", f"KV cache, {name} {config.kv_dtype}", wanted, "bytes per token and rank x tokens", "KV geometry of the model")
+            exact(
+                "kv_cache",
+                f"KV cache, {name} {config.kv_dtype}",
+                wanted,
+                "bytes per token and rank x tokens",
+                "KV geometry of the model",
+            )
         )
         devices.append(
-            Device(0, "unified" if gpu.unified else "gpu", stage * world, world, gpu.name, gpu.capacity, gpu.visible, usable, usable_low, usable_high, tuple(entries))
+            Device(
+                0,
+                "unified" if gpu.unified else "gpu",
+                stage * world,
+                world,
+                gpu.name,
+                gpu.capacity,
+                gpu.visible,
+                usable,
+                usable_low,
+                usable_high,
+                tuple(entries),
+            )
         )
     pool = Pool(
         per_token_worst, budget or 0, budget_low or 0, budget_high or 0, tokens or 0, tokens_low or 0,
@@ -188,7 +216,12 @@ def pool_and_devices(
 
 
 def fit(
-    request: Request, config: Config, shards: ShardTable, pool: Pool, devices: tuple[Device, ...], warnings: list[str]
+    request: Request,
+    config: Config,
+    shards: ShardTable,
+    pool: Pool,
+    devices: tuple[Device, ...],
+    warnings: list[str],
 ) -> Priced:
     """The verdict of a configuration from its ledgers."""
     result = verdict(devices)

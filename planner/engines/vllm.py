@@ -84,7 +84,9 @@ class Vllm:
             if inside and graphs is not None:
                 entries.append(graphs)
             stages.append((entries, usable, usable_low, usable_high))
-        block = int(self.facts.at("mla_block_tokens" if request.model.uses_mla else "block_tokens", config.version).value)
+        block = int(
+            self.facts.at("mla_block_tokens" if request.model.uses_mla else "block_tokens", config.version).value
+        )
         pool, devices = pool_and_devices(request, release, config, shards, stages, block)
         warnings = []
         if not inside and graphs is not None:
@@ -102,14 +104,17 @@ class Vllm:
         self, request: Request, release: PricedRelease, config: Config
     ) -> tuple[list[Entry], list[Entry]]:
         """Activation and non-torch memory of the last stage, and of the others."""
-        key = ("vllm fixed", ranks_of(config), config.pp, config.batched_tokens, config.sequences, config.text_only, config.context, config.version)  # fmt: skip
+        key = (
+            "vllm fixed", ranks_of(config), config.pp, config.batched_tokens, config.sequences, config.text_only,
+            config.context, config.version,
+        )  # fmt: skip
         found = release.memo.get(key)
         if found is None:
             rest = [self._non_torch_entry(config), *self._vision_entry(request, config)]
             last = [self._activation(request, release, config, True), *rest]
             other = [self._activation(request, release, config, False), *rest]
             found = release.memo[key] = (last, other)
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _activation(self, request: Request, release: PricedRelease, config: Config, head: bool) -> Entry:
         """Peak of the profile run: the larger of the forward pass and the sampler, and the workspace of the experts."""
@@ -158,7 +163,16 @@ class Vllm:
         if config.tp == 1 and config.pp > 1:
             key = "non_torch_pp_bytes"
         fact = self.facts.at(key, config.version)
-        return ranged("overhead", "memory outside PyTorch", fact.value, fact.low, fact.high, "by TP and version", fact.source, "measured")
+        return ranged(
+            "overhead",
+            "memory outside PyTorch",
+            fact.value,
+            fact.low,
+            fact.high,
+            "by TP and version",
+            fact.source,
+            "measured",
+        )
 
     def _graph_entry(self, request: Request, config: Config) -> Entry | None:
         """CUDA graphs of every captured batch size."""

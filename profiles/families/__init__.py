@@ -52,5 +52,7 @@ def family_reader(model_type: str, architecture: str) -> FamilyReader:
     module = _MODULES.get(model_type)
     if module is None:
         known = ", ".join(KNOWN_FAMILIES)
-        raise UnknownFamily(f"no reader for the architecture {architecture} (model_type {model_type}); known: {known}")
+        raise UnknownFamily(
+            f"no reader for the architecture {architecture} (model_type {model_type}); known: {known}"
+        )
     return cast(FamilyReader, import_module(f"profiles.families.{module}").read)

@@ -105,7 +105,12 @@ class GroupedQueries:
         elif self.kv_heads == self.heads:
             layout = "mha"
         return KvGroup(
-            layout, layers, n_kv_heads=self.kv_heads, head_dim=self.head_dim, v_head_dim=self.head_dim, window=window
+            layout,
+            layers,
+            n_kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            v_head_dim=self.head_dim,
+            window=window,
         )
 
     def caches(self, windows: Iterable[int | None]) -> tuple[KvGroup, ...]:
@@ -130,7 +135,9 @@ def swiglu(
         ("up_proj", "shared_up" if shared else "dense_up", (ffn, hidden)),
         ("down_proj", "shared_down" if shared else "dense_down", (hidden, ffn)),
     )
-    return [TensorGroup(f"{prefix}{part}.weight", shape, role, kind, dtype, layers) for part, role, shape in parts]
+    return [
+        TensorGroup(f"{prefix}{part}.weight", shape, role, kind, dtype, layers) for part, role, shape in parts
+    ]
 
 
 def routed_experts(

@@ -75,13 +75,23 @@ class Mla(NamedTuple):
         groups = self._queries(prefix, dtype, layers)
         groups += [
             TensorGroup(
-                f"{prefix}kv_a_proj_with_mqa.weight", (latent, self.hidden), "kv_a", "attention", dtype, layers
+                f"{prefix}kv_a_proj_with_mqa.weight",
+                (latent, self.hidden),
+                "kv_a",
+                "attention",
+                dtype,
+                layers,
             ),
             TensorGroup(
                 f"{prefix}kv_b_proj.weight", (expanded, self.kv_lora_rank), "kv_b", "attention", dtype, layers
             ),
             TensorGroup(
-                f"{prefix}o_proj.weight", (self.hidden, self.heads * self.v_head), "o", "attention", dtype, layers
+                f"{prefix}o_proj.weight",
+                (self.hidden, self.heads * self.v_head),
+                "o",
+                "attention",
+                dtype,
+                layers,
             ),
             norm(f"{prefix}kv_a_layernorm.weight", self.kv_lora_rank, dtype, layers),
         ]
@@ -98,7 +108,9 @@ class Mla(NamedTuple):
     def _queries(self, prefix: str, dtype: str, layers: Layers) -> list[TensorGroup]:
         rows = self.heads * self.q_head
         if not self.q_lora_rank:
-            return [TensorGroup(f"{prefix}q_proj.weight", (rows, self.hidden), "q", "attention", dtype, layers)]
+            return [
+                TensorGroup(f"{prefix}q_proj.weight", (rows, self.hidden), "q", "attention", dtype, layers)
+            ]
         rank = self.q_lora_rank
         return [
             TensorGroup(f"{prefix}q_a_proj.weight", (rank, self.hidden), "q_a", "attention", dtype, layers),
@@ -159,7 +171,9 @@ class _Experts(NamedTuple):
         if self.shared:
             ffn = self.ffn * self.shared
             groups += swiglu(f"{prefix}shared_experts.", hidden, ffn, dtype, layers, shared=True)
-        return groups + routed_experts(f"{prefix}experts.{{expert}}.", self.count, hidden, self.ffn, dtype, layers)
+        return groups + routed_experts(
+            f"{prefix}experts.{{expert}}.", self.count, hidden, self.ffn, dtype, layers
+        )
 
 
 def read(config: Fields) -> ModelSpec:
@@ -245,7 +259,9 @@ def _experts(config: Fields, layers: int) -> _Experts | None:
         kinds = config.texts("mlp_layer_types", ("dense", "sparse"), layers)
         sparse = tuple(layer for layer, kind in enumerate(kinds) if kind == "sparse")
     if not sparse:
-        raise BadConfig(f"{config.name('first_k_dense_replace')} {first} leaves no layer for the routed experts")
+        raise BadConfig(
+            f"{config.name('first_k_dense_replace')} {first} leaves no layer for the routed experts"
+        )
     return _Experts(
         count,
         top_k,
@@ -263,9 +279,13 @@ def _indexer(config: Fields, layers: int, mtp_layers: int) -> _Indexer:
         kinds = config.texts("indexer_types", ("full", "shared"), layers)
         own = tuple(layer for layer, kind in enumerate(kinds) if kind == "full")
         if not own or own[0] != 0:
-            raise BadConfig(f"{config.name('indexer_types')}[0] must be full: there is no earlier selection to share")
+            raise BadConfig(
+                f"{config.name('indexer_types')}[0] must be full: there is no earlier selection to share"
+            )
     elif config.has("index_topk_pattern") or config.integer("index_topk_freq", 1) > 1:
-        raise BadConfig(f"{config.name('indexer_types')} is missing: index_topk_freq alone does not name the layers")
+        raise BadConfig(
+            f"{config.name('indexer_types')} is missing: index_topk_freq alone does not name the layers"
+        )
     return _Indexer(
         config.integer("index_n_heads", high=MAX_HEADS),
         config.integer("index_head_dim"),
@@ -287,7 +307,9 @@ def _mtp_projection(layer: str, layers: Layers, hidden: int, dtype: str) -> list
         [
             norm(f"{layer}enorm.weight", hidden, dtype, layers),
             norm(f"{layer}hnorm.weight", hidden, dtype, layers),
-            TensorGroup(f"{layer}eh_proj.weight", (hidden, 2 * hidden), "mtp_projection", "mtp", dtype, layers),
+            TensorGroup(
+                f"{layer}eh_proj.weight", (hidden, 2 * hidden), "mtp_projection", "mtp", dtype, layers
+            ),
             norm(f"{layer}shared_head.norm.weight", hidden, dtype, layers),
         ]
     )

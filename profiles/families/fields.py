@@ -93,14 +93,18 @@ class Fields:
             raise BadConfig(f"{self.name(key)} is {shown(value)}, allowed: {', '.join(allowed)}")
         return value
 
-    def integers(self, key: str, *, low: int = 0, high: int = MAX_WIDTH, length: int | None = None) -> tuple[int, ...]:
+    def integers(
+        self, key: str, *, low: int = 0, high: int = MAX_WIDTH, length: int | None = None
+    ) -> tuple[int, ...]:
         """A list of bounded ints, of exactly ``length`` entries when that is given."""
         return tuple(
             self._bounded(value, f"{self.name(key)}[{index}]", low, high)
             for index, value in enumerate(self._list(key, length))
         )
 
-    def texts(self, key: str, allowed: Sequence[str] | None = None, length: int | None = None) -> tuple[str, ...]:
+    def texts(
+        self, key: str, allowed: Sequence[str] | None = None, length: int | None = None
+    ) -> tuple[str, ...]:
         """A list of strings, each out of ``allowed`` when that is given."""
         values = []
         for index, value in enumerate(self._list(key, length)):

@@ -36,15 +36,21 @@ def read(config: Fields) -> ModelSpec:
     tensors = [
         embedding("model.embed_tokens.weight", vocab, hidden, dtype),
         *attention.tensors(f"{layer}self_attn.", dtype, every, bias=config.flag("attention_bias", True)),
-        TensorGroup(f"{layer}self_attn.sinks", (attention.heads,), "attention_sink", "attention", dtype, every),
+        TensorGroup(
+            f"{layer}self_attn.sinks", (attention.heads,), "attention_sink", "attention", dtype, every
+        ),
         *decoder_norms(layer, hidden, dtype, every),
         router(f"{layer}mlp.router.weight", experts, hidden, dtype, every),
         TensorGroup(f"{layer}mlp.router.bias", (experts,), "router_bias", "router", dtype, every),
         *routed_experts(
             mlp, experts, hidden, ffn, dtype, every, ("gate_up_proj", "gate_up_proj", "down_proj")
         ),
-        TensorGroup(f"{mlp}gate_up_proj_bias", (2 * ffn,), "expert_bias", "routed_experts", dtype, every, experts),
-        TensorGroup(f"{mlp}down_proj_bias", (hidden,), "expert_bias", "routed_experts", dtype, every, experts),
+        TensorGroup(
+            f"{mlp}gate_up_proj_bias", (2 * ffn,), "expert_bias", "routed_experts", dtype, every, experts
+        ),
+        TensorGroup(
+            f"{mlp}down_proj_bias", (hidden,), "expert_bias", "routed_experts", dtype, every, experts
+        ),
         norm("model.norm.weight", hidden, dtype),
     ]
     if not tied:

@@ -19,9 +19,7 @@ def read(config: Fields) -> ModelSpec:
     """The text model under ``language_model.``, the vision tower and the projector between them."""
     text = read_text(config.section("text_config"), "language_model.")
     vision, tensors = _moonvit(config.section("vision_config"), text.hidden, dtype_of(config))
-    return replace(
-        text, family=config.text("model_type"), vision=vision, tensors=(*text.tensors, *tensors)
-    )
+    return replace(text, family=config.text("model_type"), vision=vision, tensors=(*text.tensors, *tensors))
 
 
 def _moonvit(config: Fields, text_hidden: int, dtype: str) -> tuple[Vision, list[TensorGroup]]:

@@ -62,7 +62,13 @@ def _text(config: Fields, prefix: str) -> ModelSpec:
         router(f"{ffn}router.weight", experts, hidden, dtype, sparse),
         *swiglu(f"{ffn}shared_expert.", hidden, expert_ffn, dtype, sparse, shared=True),
         *routed_experts(
-            f"{ffn}experts.", experts, hidden, expert_ffn, dtype, sparse, ("gate_up_proj", "gate_up_proj", "down_proj")
+            f"{ffn}experts.",
+            experts,
+            hidden,
+            expert_ffn,
+            dtype,
+            sparse,
+            ("gate_up_proj", "gate_up_proj", "down_proj"),
         ),
         norm(f"{prefix}model.norm.weight", hidden, dtype),
     ]
@@ -84,7 +90,9 @@ def _text(config: Fields, prefix: str) -> ModelSpec:
         nope_dim=0,
         dense_ffn=dense_ffn,
         moe=Moe(experts, top_k, expert_ffn, 1, sparse),
-        kv_groups=attention.caches(chunk if uses_rope else None for uses_rope in _rope_layers(config, layers)),
+        kv_groups=attention.caches(
+            chunk if uses_rope else None for uses_rope in _rope_layers(config, layers)
+        ),
         tensors=tuple(tensors),
         native_quantization=dtype,
         tied_embeddings=tied,
@@ -100,7 +108,9 @@ def _sparse_layers(config: Fields, layers: int) -> Layers:
     step = config.integer("interleave_moe_layer_step", 1, high=MAX_LAYERS)
     sparse = tuple(range(step - 1, layers, step))
     if not sparse:
-        raise BadConfig(f"{config.name('interleave_moe_layer_step')} {step} leaves no layer for the routed experts")
+        raise BadConfig(
+            f"{config.name('interleave_moe_layer_step')} {step} leaves no layer for the routed experts"
+        )
     return sparse
 
 
@@ -135,7 +145,10 @@ def _vision(config: Fields, text_hidden: int, dtype: str) -> tuple[Vision, list[
         return [part(f"{name}.{kind}", (width,), count=count) for kind in ("weight", "bias")]
 
     tensors = [
-        part("vision_model.patch_embedding.linear.weight", (hidden, config.integer("num_channels", 3) * patch**2)),
+        part(
+            "vision_model.patch_embedding.linear.weight",
+            (hidden, config.integer("num_channels", 3) * patch**2),
+        ),
         part("vision_model.class_embedding", (hidden,)),
         part("vision_model.positional_embedding_vlm", ((image // patch) ** 2 + 1, hidden)),
         *both("vision_model.layernorm_pre", hidden),
@@ -144,7 +157,9 @@ def _vision(config: Fields, text_hidden: int, dtype: str) -> tuple[Vision, list[
         *both(f"{block}post_attention_layernorm", hidden, blocks),
     ]
     for name in ("q", "k", "v"):
-        tensors.append(part(f"{block}self_attn.{name}_proj.weight", (hidden, hidden), "vision_column", blocks))
+        tensors.append(
+            part(f"{block}self_attn.{name}_proj.weight", (hidden, hidden), "vision_column", blocks)
+        )
         tensors.append(part(f"{block}self_attn.{name}_proj.bias", (hidden,), "vision_column", blocks))
     return vision, [
         *tensors,

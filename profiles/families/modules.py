@@ -58,7 +58,9 @@ class ModuleFilter:
         self._containing = tuple(containing)
         self._regexes = tuple([re.compile(source).match for source in regexes])
         plain = (*self._exact, *self._starts, *self._ends, *self._containing)
-        self.layer_free = not any(map(_has_digit, plain)) and all(map(_SAME_IN_EVERY_LAYER.fullmatch, regexes))
+        self.layer_free = not any(map(_has_digit, plain)) and all(
+            map(_SAME_IN_EVERY_LAYER.fullmatch, regexes)
+        )
         """Whether no pattern can tell one layer from another, so that one layer speaks for all."""
         self.work_per_name = 1 + len(plain) // 100 + sum(map(_weight, regexes))
 
@@ -90,7 +92,9 @@ def modelopt(patterns: Sequence[str], where: str) -> ModuleFilter:
         raise BadConfig(f"{where} has the pattern {shown(bad)}: the wildcards allowed are * and ?")
     plain = [pattern for pattern in patterns if not _is_wild(pattern)]
     starts = [pattern[:-1] for pattern in patterns if pattern.endswith("*") and not _is_wild(pattern[:-1])]
-    others = [_wildcard(pattern) + "$" for pattern in patterns if _is_wild(pattern[:-1]) or pattern.endswith("?")]
+    others = [
+        _wildcard(pattern) + "$" for pattern in patterns if _is_wild(pattern[:-1]) or pattern.endswith("?")
+    ]
     return ModuleFilter(exact=plain, containing=plain, starts=starts, regexes=_regexes(others, where))
 
 
@@ -128,7 +132,9 @@ def _check(patterns: Sequence[str], where: str) -> None:
         raise BadConfig(f"{where} must have at most {MAX_PATTERNS} entries, not {len(patterns)}")
     for pattern in patterns:
         if not 0 < len(pattern) <= MAX_PATTERN_LENGTH:
-            raise BadConfig(f"{where} must have entries of 1 to {MAX_PATTERN_LENGTH} characters, not {shown(pattern)}")
+            raise BadConfig(
+                f"{where} must have entries of 1 to {MAX_PATTERN_LENGTH} characters, not {shown(pattern)}"
+            )
 
 
 def _repeats(source: str) -> int:

@@ -53,7 +53,9 @@ class _DeltaNet(NamedTuple):
             config.integer("linear_conv_kernel_dim", high=1024),
             4 if state == "float32" else 2,
         )
-        divisible(config, "linear_num_value_heads", geometry.value_heads, geometry.key_heads, "linear_num_key_heads")
+        divisible(
+            config, "linear_num_value_heads", geometry.value_heads, geometry.key_heads, "linear_num_key_heads"
+        )
         return geometry
 
     @property
@@ -182,10 +184,14 @@ def _attention_layers(config: Fields, layers: int) -> tuple[Layers, Layers]:
         kinds = config.texts("layer_types", ("full_attention", "linear_attention"), layers)
     else:
         every = config.integer("full_attention_interval", 4, high=MAX_LAYERS)
-        kinds = tuple("linear_attention" if (layer + 1) % every else "full_attention" for layer in range(layers))
+        kinds = tuple(
+            "linear_attention" if (layer + 1) % every else "full_attention" for layer in range(layers)
+        )
     full = tuple(layer for layer, kind in enumerate(kinds) if kind == "full_attention")
     if not full or len(full) == layers:
-        raise BadConfig(f"{config.name('layer_types')} must have both full_attention and linear_attention layers")
+        raise BadConfig(
+            f"{config.name('layer_types')} must have both full_attention and linear_attention layers"
+        )
     return full, tuple(layer for layer, kind in enumerate(kinds) if kind != "full_attention")
 
 
@@ -223,8 +229,15 @@ def _vision(config: Fields, text_hidden: int, dtype: str) -> tuple[Vision, list[
     if config.raw("deepstack_visual_indexes"):
         raise BadConfig(f"{config.name('deepstack_visual_indexes')} must be empty")
     if config.integer("out_hidden_size") != text_hidden:
-        raise BadConfig(f"{config.name('out_hidden_size')} must equal the text model's hidden_size {text_hidden}")
-    kernel = (config.integer("in_channels", 3, high=64), config.integer("temporal_patch_size", high=64), patch, patch)
+        raise BadConfig(
+            f"{config.name('out_hidden_size')} must equal the text model's hidden_size {text_hidden}"
+        )
+    kernel = (
+        config.integer("in_channels", 3, high=64),
+        config.integer("temporal_patch_size", high=64),
+        patch,
+        patch,
+    )
     merged, blocks, block = hidden * merge**2, vision.layers, "model.visual.blocks.{block}."
 
     def part(name: str, shape: tuple[int, ...], role: Role = "vision_other", count: int = 1) -> TensorGroup:

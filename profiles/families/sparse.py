@@ -48,7 +48,9 @@ class _Naming(NamedTuple):
 _W = ("w1.weight", "w3.weight", "w2.weight")
 _FAMILIES: Final = {
     "mixtral": _Naming("num_local_experts", "intermediate_size", "block_sparse_moe.", _W),
-    "minimax_m2": _Naming("num_local_experts", "intermediate_size", "block_sparse_moe.", _W, "per_layer", True),
+    "minimax_m2": _Naming(
+        "num_local_experts", "intermediate_size", "block_sparse_moe.", _W, "per_layer", True
+    ),
     "qwen3_moe": _Naming(
         "num_experts",
         "moe_intermediate_size",
@@ -132,7 +134,9 @@ def _qk_norms(
 def _sparse_layers(config: Fields, layers: int) -> Layers:
     """Layers with routed experts: every ``decoder_sparse_step``-th that is not in ``mlp_only_layers``."""
     step = config.integer("decoder_sparse_step", 1, high=MAX_LAYERS)
-    dense = frozenset(config.integers("mlp_only_layers", high=MAX_LAYERS) if config.has("mlp_only_layers") else ())
+    dense = frozenset(
+        config.integers("mlp_only_layers", high=MAX_LAYERS) if config.has("mlp_only_layers") else ()
+    )
     sparse = tuple(layer for layer in range(layers) if (layer + 1) % step == 0 and layer not in dense)
     if not sparse:
         raise BadConfig(f"{config.name('mlp_only_layers')} leaves no layer for the routed experts")

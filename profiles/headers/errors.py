@@ -7,7 +7,7 @@ from os import PathLike, fspath
 _QUOTED_CHARACTERS = 80
 
 
-class BadModelFile(ValueError):  # noqa: N818  (says what is bad, as ValueError's kin may)
+class BadModelFile(ValueError):
     """A file that cannot be read as what it claims to be.
 
     `str()` is one printable line: the file, what is wrong, and what is allowed.

@@ -133,9 +133,7 @@ def _all_shards(path: Path) -> list[Path]:
         return [path]
     count, number = int(split["count"]), int(split["number"])
     if not 1 <= number <= count <= MAX_SHARDS:
-        raise BadModelFile(
-            path, f"the name says shard {number} of {count}; 1 to {MAX_SHARDS:,} shards are allowed"
-        )
+        raise BadModelFile(path, f"the name says shard {number} of {count}; 1 to {MAX_SHARDS:,} shards are allowed")
     paths = [path.with_name(f"{split['prefix']}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1)]
     with os_errors_as_bad_file(path):
         missing = [shard for shard in paths if not shard.exists()]
@@ -164,13 +162,9 @@ def _check_split(paths: list[Path], shards: list[_Shard]) -> None:
         expected = {"split.count": count, "split.no": number, "split.tensors.count": tensor_count}
         for key, value in expected.items():
             if shard.metadata.get(key) != value:
-                raise BadModelFile(
-                    path, f"{key} is {shard.metadata.get(key)!r:.40}; in this set it must be {value}"
-                )
+                raise BadModelFile(path, f"{key} is {shard.metadata.get(key)!r:.40}; in this set it must be {value}")
         if (shard.version, shard.byte_order) != (shards[0].version, shards[0].byte_order):
-            raise BadModelFile(
-                path, "differs from the first shard in GGUF version or byte order; one is allowed"
-            )
+            raise BadModelFile(path, "differs from the first shard in GGUF version or byte order; one is allowed")
 
 
 class _Budget:
@@ -184,16 +178,12 @@ class _Budget:
     def spend_array_strings(self, cursor: Cursor, count: int) -> None:
         self._array_strings += count
         if self._array_strings > MAX_ARRAY_STRINGS:
-            raise cursor.bad(
-                f"more than the {MAX_ARRAY_STRINGS:,} strings in metadata arrays that are allowed"
-            )
+            raise cursor.bad(f"more than the {MAX_ARRAY_STRINGS:,} strings in metadata arrays that are allowed")
 
     def spend_kept(self, cursor: Cursor, size_bytes: int) -> None:
         self._kept_bytes += size_bytes
         if self._kept_bytes > MAX_KEPT_BYTES:
-            raise cursor.bad(
-                f"metadata needs more than the {MAX_KEPT_BYTES:,} bytes of memory that are allowed"
-            )
+            raise cursor.bad(f"metadata needs more than the {MAX_KEPT_BYTES:,} bytes of memory that are allowed")
 
 
 def _read_shard(path: Path, budget: _Budget) -> _Shard:
@@ -268,9 +258,7 @@ def _read_array(cursor: Cursor, key: str, budget: _Budget) -> tuple[Number, ...]
 
 def _read_numbers(cursor: Cursor, key: str, type_id: int, length: int) -> tuple[Number, ...]:
     if type_id not in _NUMBERS:
-        raise cursor.bad(
-            f"metadata key {quoted(key)} has the unknown value type {type_id}; 0 to 12 are allowed"
-        )
+        raise cursor.bad(f"metadata key {quoted(key)} has the unknown value type {type_id}; 0 to 12 are allowed")
     name, code, _ = _NUMBERS[type_id]
     values: tuple[Number, ...] = cursor.unpack(f"{length}{code}")
     if type_id == _BOOL:
@@ -298,9 +286,7 @@ def _read_tensor(cursor: Cursor, budget: _Budget) -> _Raw:
     budget.names.add(name)
     (n_dimensions,) = cursor.unpack("I")
     if n_dimensions > _MAX_DIMENSIONS:
-        raise cursor.bad(
-            f"tensor {quoted(name)} has {n_dimensions} dimensions; {_MAX_DIMENSIONS} are allowed"
-        )
+        raise cursor.bad(f"tensor {quoted(name)} has {n_dimensions} dimensions; {_MAX_DIMENSIONS} are allowed")
     *dimensions, type_id, offset = cursor.unpack(f"{n_dimensions}QIQ")
     ggml_type = GGML_TYPES.get(type_id)
     if ggml_type is None:
@@ -328,9 +314,7 @@ def _check_places(cursor: Cursor, raw: list[_Raw], alignment: int) -> None:
                 f" multiples of the alignment {alignment} are allowed"
             )
         if tensor.offset_in_data < end:
-            raise cursor.bad(
-                f"tensors {quoted(before)} and {quoted(tensor.name)} overlap; each needs its own bytes"
-            )
+            raise cursor.bad(f"tensors {quoted(before)} and {quoted(tensor.name)} overlap; each needs its own bytes")
         end, before = tensor.offset_in_data + tensor.nbytes, tensor.name
 
 

@@ -26,9 +26,7 @@ MAX_SET_HEADER_BYTES = 256_000_000
 """Over all shards. Those of Kimi K2.5 have about 31 million."""
 
 _INDEX_SUFFIX = ".safetensors.index.json"
-_SHARD_NAME = re.compile(
-    r"(?P<prefix>.*)-(?P<number>[0-9]{5,6})-of-(?P<count>[0-9]{5,6})\.safetensors", re.DOTALL
-)
+_SHARD_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5,6})-of-(?P<count>[0-9]{5,6})\.safetensors", re.DOTALL)
 _PLAIN_FILE_NAME = re.compile(r"[^./\\:][^/\\:]{0,240}\.safetensors", re.DOTALL)
 
 
@@ -99,9 +97,7 @@ def _main_file(folder: Path) -> Path:
             return found[0]
         if found:
             raise BadModelFile(folder, f"holds {len(found)} files named *{suffix}; name the one to read")
-    raise BadModelFile(
-        folder, f"holds no *.safetensors and no *{_INDEX_SUFFIX}; a folder with either is allowed"
-    )
+    raise BadModelFile(folder, f"holds no *.safetensors and no *{_INDEX_SUFFIX}; a folder with either is allowed")
 
 
 def _read_indexed(index: Path) -> SafetensorsFiles:
@@ -142,9 +138,7 @@ def _weight_map(index: Path, weight_map: JsonValue) -> dict[str, str]:
     if len(weight_map) > MAX_TENSORS:
         raise BadModelFile(index, f"names {len(weight_map):,} tensors; {MAX_TENSORS:,} are allowed")
     if max(map(len, weight_map)) > MAX_NAME_BYTES or not "".join(weight_map).isprintable():
-        raise BadModelFile(
-            index, f"has a tensor name that is not printable text of 1 to {MAX_NAME_BYTES} bytes"
-        )
+        raise BadModelFile(index, f"has a tensor name that is not printable text of 1 to {MAX_NAME_BYTES} bytes")
     if set(map(type, weight_map.values())) != {str}:
         raise BadModelFile(index, "weight_map names a shard that is not a string; file names are allowed")
     return cast("dict[str, str]", weight_map)
@@ -167,9 +161,7 @@ def _refuse_link_outside(index: Path, folder: Path, shard: Path) -> None:
     real = shard.resolve()
     in_cache = folder.parent.name == "snapshots" and real.parent == folder.parent.parent / "blobs"
     if not real.is_relative_to(folder) and not in_cache:
-        raise BadModelFile(
-            index, f"its shard {quoted(shard.name)} links outside the folder, which is not allowed"
-        )
+        raise BadModelFile(index, f"its shard {quoted(shard.name)} links outside the folder, which is not allowed")
 
 
 def _headers(index: Path, shards: list[Path]) -> list[Header]:
@@ -210,6 +202,4 @@ def _check_against_headers(index: Path, weight_map: dict[str, str], headers: lis
         return
     for name, shard in weight_map.items():
         if shard_of.get(name) != shard:
-            raise BadModelFile(
-                index, f"shard {quoted(shard)} does not hold tensor {quoted(name)}, as it must"
-            )
+            raise BadModelFile(index, f"shard {quoted(shard)} does not hold tensor {quoted(name)}, as it must")

@@ -94,9 +94,7 @@ def read_header(path: Path) -> Header:
             raise file.bad(f"claims a header of {header_bytes:,} bytes; {MAX_HEADER_BYTES:,} are allowed")
         data_start = 8 + header_bytes
         if data_start > file.size_bytes:
-            raise file.bad(
-                f"claims a header of {header_bytes:,} bytes but has {file.size_bytes:,}; it must fit inside"
-            )
+            raise file.bad(f"claims a header of {header_bytes:,} bytes but has {file.size_bytes:,}; it must fit inside")
         header = Header(path, [], {}, header_bytes, file.size_bytes - data_start)
         names: set[str] = {"__metadata__"}
         metadata_texts: list[bytes] = []
@@ -142,9 +140,7 @@ def _rows(file: ModelFile, header_end: int) -> Iterator[list[_Row]]:
         yield rows
     while start < header_end and (window := file.read_at(start, min(_WINDOW_BYTES, header_end - start))):
         if window.strip(b" \t\n\r"):
-            raise file.bad(
-                f"its header goes on after the closing brace: {quoted(window)}; spaces are allowed"
-            )
+            raise file.bad(f"its header goes on after the closing brace: {quoted(window)}; spaces are allowed")
         start += len(window)
 
 
@@ -196,9 +192,7 @@ def _names(file: ModelFile, raw_names: Sequence[bytes]) -> list[str]:
         raise file.bad("has a tensor without a name; 1 to 256 bytes are allowed")
     longest = max(raw_names, key=len)
     if len(longest) > MAX_NAME_BYTES:
-        raise file.bad(
-            f"tensor name {quoted(longest)} has {len(longest):,} bytes; {MAX_NAME_BYTES} are allowed"
-        )
+        raise file.bad(f"tensor name {quoted(longest)} has {len(longest):,} bytes; {MAX_NAME_BYTES} are allowed")
     try:
         # A null byte cannot be in the names: the expression admits no raw control character.
         text = b"\0".join(raw_names).decode("utf-8")
@@ -245,14 +239,10 @@ def _put_in_order(file: ModelFile, tensors: list[TensorInfo], data_start: int) -
     misplaced = _first_misplaced(tensors, data_start)
     if misplaced is not None:
         begin = misplaced.offset - data_start
-        raise file.bad(
-            f"tensor {quoted(misplaced.name)} begins at {begin:,}, not where another ends, as it must"
-        )
+        raise file.bad(f"tensor {quoted(misplaced.name)} begins at {begin:,}, not where another ends, as it must")
     end = tensors[-1].offset + tensors[-1].nbytes if tensors else data_start
     if end != file.size_bytes:
-        raise file.bad(
-            f"has {file.size_bytes:,} bytes where its header describes {end:,}; a complete file is allowed"
-        )
+        raise file.bad(f"has {file.size_bytes:,} bytes where its header describes {end:,}; a complete file is allowed")
 
 
 def _first_misplaced(tensors: list[TensorInfo], data_start: int) -> TensorInfo | None:

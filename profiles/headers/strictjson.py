@@ -23,8 +23,8 @@ MAX_NON_ASCII_BYTES = 16_000_000
 MAX_NUMBER_CHARACTERS = 1_100
 """The exact decimal expansion of any double is shorter."""
 
-# Matches at every byte but a bracket, even at a string without an end: a search that fails there would start over at
-# each of its quotes.
+# Matches at every byte but a bracket, even at a string without an end: a search that failed there would start
+# over at each of its quotes.
 _BETWEEN_BRACKETS = re.compile(rb'(?:"(?:[^"\\]++|\\.)*+"?|[^\[\]{}"]++)++', re.DOTALL)
 _PAIRED_ESCAPES = re.compile(
     rb"(?:[^\\]++|\\[^u]|\\u(?![dD][89a-fA-F]).{4}|\\u[dD][89abAB].{2}\\u[dD][c-fC-F].{2})*+", re.DOTALL
@@ -94,9 +94,7 @@ def _checked_text(data: bytes, max_bytes: int) -> str:
     if b"\\ud" in data or b"\\uD" in data:
         paired = _PAIRED_ESCAPES.match(data)
         if paired and paired.end() < len(data):
-            raise _StrictnessError(
-                f"byte {paired.end()} begins half of a surrogate pair; only whole pairs are allowed"
-            )
+            raise _StrictnessError(f"byte {paired.end()} begins half of a surrogate pair; only whole pairs are allowed")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -82,7 +82,7 @@ def _total(groups: tuple[TensorGroup, ...]) -> int:
 
 def test_the_gguf_list_is_the_one_of_the_published_files() -> None:
     groups = gguf_groups(K2_5)
-    assert sum(group.count for group in groups) == 1096
+    assert sum(group.instances for group in groups) == 1096
     assert sum(group.parameters for group in groups) == 1_026_408_232_448
     kept = [group for group in groups if group.format == "F32"]
     assert sum(group.parameters for group in kept) == 166_180_352
@@ -184,7 +184,7 @@ def test_quantizing_loses_no_tensor_and_no_element() -> None:
     groups = gguf_groups(K2_5)
     for file_type in DEFAULT_TYPE:
         quantized = quantize(K2_5, file_type)
-        assert sum(group.count for group in quantized) == 1096, file_type
+        assert sum(group.instances for group in quantized) == 1096, file_type
         assert sum(group.parameters for group in quantized) == sum(group.parameters for group in groups)
 
 
@@ -353,5 +353,5 @@ def test_deepseek_files_leave_multi_token_prediction_out(
     groups = quantize(load_model("deepseek-v3"), file_type)
     assert sum(group.parameters for group in groups) == 671_026_419_200
     (k_b,) = (group for group in groups if group.role == "k_b")
-    unsplit = tensor_bytes(storage_format(whole_kv_b), (128 * 128, 512)) * k_b.count
+    unsplit = tensor_bytes(storage_format(whole_kv_b), (128 * 128, 512)) * k_b.instances
     assert (_total(groups) - k_b.bytes + unsplit) / 10**9 == pytest.approx(gigabytes, abs=0.012)

@@ -1,0 +1,52 @@
+"""``moeplan schema``: the JSON Schemas, checked in under ``moeplan/schemas`` and derived from the types."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Final
+
+from moeplan.cli.output import print_json, print_remarks, write_whole
+from moeplan.cli.parser import Parser, did_you_mean
+from moeplan.text_safe import shortened
+from planner.errors import BadRequest
+
+SCHEMAS: Final = ("plan", "inventory", "memory")
+FOLDER: Final = Path(__file__).parent.parent / "schemas"
+
+
+def register(parser: Parser) -> None:
+    """Which schema, or ``--write``."""
+    parser.usage = "%(prog)s plan | inventory | memory"
+    parser.add_argument("name", metavar="NAME", nargs="?", help=", ".join(SCHEMAS))
+    parser.add_argument("--write", action="store_true", help="renew the checked-in files from the types")
+
+
+def run(args: Namespace) -> int:
+    """Print one schema, or write all of them."""
+    if args.name is not None and args.name not in SCHEMAS:
+        hint = did_you_mean(args.name, SCHEMAS)
+        raise BadRequest(f"{shortened(args.name)} is no schema{hint}; {', '.join(SCHEMAS)} are")
+    if args.write:
+        for name in (args.name,) if args.name else SCHEMAS:
+            path = FOLDER / f"{name}.json"
+            write_whole(path, derived(name), "--write")
+            print_remarks("wrote", [str(path)])
+        return 0
+    if args.name is None:
+        raise BadRequest(f"which schema? {', '.join(SCHEMAS)} are known")
+    print_json((FOLDER / f"{args.name}.json").read_text(encoding="utf-8"))
+    return 0
+
+
+def derived(name: str) -> str:
+    """The schema as its types have it now, as text of a file."""
+    from hwdetect.inventory import Inventory
+    from planner.memory_report import MemoryReport
+    from planner.plan import Plan
+
+    types = {"plan": Plan, "inventory": Inventory, "memory": MemoryReport}
+    schema = types[name].model_json_schema(by_alias=True)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps({**head, **schema}, indent=2) + "\n"
