@@ -1,4 +1,4 @@
-"""The start script of a candidate: its argument list, quoted once. Nothing here decides how an engine is started."""
+"""The start script of a candidate: its argument list, quoted once; what is in that list, the planner says."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ _SAFE_HEAD: Final = '"${HEAD_ADDRESS}"'
 def launch_files(candidate: Candidate, *, model: str, generated_by: str, host: str) -> dict[str, str]:
     """``launch.sh`` and the files that the engine wants beside it, by name.
 
-    ``host`` is the address that the server listens on. Several nodes share one script, which takes the number of its
-    node as first argument or from NODE_RANK. Raises ``BadRequest`` for an address, a variable or a file name that no
-    shell should see.
+    ``host`` is the address that the server listens on. Several nodes share one script, which takes the number
+    of its node as first argument or from NODE_RANK. Raises ``BadRequest`` for an address, a variable or a file
+    name that no shell should see.
     """
     if not _ADDRESS.fullmatch(host):
-        raise BadRequest(f"--host: {shortened(host)} is not an address; write 127.0.0.1, 0.0.0.0 or a host name")
+        raise BadRequest(
+            f"--host: {shortened(host)} is not an address; write 127.0.0.1, 0.0.0.0 or a host name"
+        )
     for name in candidate.launch.files:
         if not _FILE.fullmatch(name) or name == SCRIPT:
             raise BadRequest(f"the plan names a file {shortened(name)}, which is not a plain file name")
@@ -48,8 +50,12 @@ def launch_files(candidate: Candidate, *, model: str, generated_by: str, host: s
 def remarks(candidate: Candidate, host: str) -> tuple[str, ...]:
     """What somebody should know before they start the script."""
     found = []
-    if any("--trust-remote-code" in argv for argv in (candidate.launch.argv, *candidate.launch.per_node_argv)):
-        found.append("--trust-remote-code runs Python from the model's repository: pin a revision that you have read")
+    if any(
+        "--trust-remote-code" in argv for argv in (candidate.launch.argv, *candidate.launch.per_node_argv)
+    ):
+        found.append(
+            "--trust-remote-code runs Python from the model's repository: pin a revision that you have read"
+        )
     if host not in LOOPBACK:
         found.append(f"{host}: whoever reaches this address can use the server, which asks for no key")
     if candidate.verdict == "tight":
@@ -72,10 +78,31 @@ def command_lines(argv: Sequence[str]) -> list[str]:
     return [f"{row} \\" for row in rows[:-1]] + rows[-1:]
 
 
+def assignments(variables: dict[str, str]) -> list[str]:
+    """``NAME=value`` as shell text, sorted. Raises ``BadRequest`` for what is no environment variable."""
+    for name, value in variables.items():
+        if not _VARIABLE.fullmatch(name) or "\0" in value:
+            raise BadRequest(f"the plan sets {shortened(name)}, which is not an environment variable")
+    return [f"{name}={_literal(value)}" for name, value in sorted(variables.items())]
+
+
 def _quoted(argument: str) -> str:
     """The argument for a shell; the head node's address is a variable, since no plan knows it."""
     head = _HEAD.fullmatch(argument)
-    return f"{_SAFE_HEAD}{head[1] or ''}" if head else shlex.quote(argument)
+    return f"{_SAFE_HEAD}{head[1] or ''}" if head else _literal(argument)
+
+
+def _literal(text: str) -> str:
+    """The text quoted for bash, control characters written out: a terminal may show the script too."""
+    if text.isprintable():
+        return shlex.quote(text)
+    codes = (
+        f"\\{character}" if character in "\\'" else
+        character if character.isprintable() else
+        "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
+        for character in text
+    )  # fmt: skip
+    return f"$'{''.join(codes)}'"
 
 
 def _with_host(argv: Sequence[str], host: str) -> list[str]:
@@ -98,10 +125,8 @@ def _head(candidate: Candidate, model: str, generated_by: str, host: str) -> Ite
 
 
 def _environment(variables: dict[str, str]) -> Iterator[str]:
-    for name, value in sorted(variables.items()):
-        if not _VARIABLE.fullmatch(name) or "\0" in value:
-            raise BadRequest(f"the plan sets {shortened(name)}, which is not an environment variable")
-        yield f"export {name}={shlex.quote(value)}"
+    for assignment in assignments(variables):
+        yield f"export {assignment}"
     if variables:
         yield ""
 
@@ -114,7 +139,8 @@ def _one_node(argv: list[str]) -> Iterator[str]:
 
 def _many_nodes(nodes: list[list[str]]) -> Iterator[str]:
     last = len(nodes) - 1
-    yield f'node="${{1:-${{NODE_RANK:?give the number of this node, 0 to {last}, as argument or in NODE_RANK}}}}"'
+    wanted = f"give the number of this node, 0 to {last}, as argument or in NODE_RANK"
+    yield f'node="${{1:-${{NODE_RANK:?{wanted}}}}}"'
     if any(_HEAD.fullmatch(argument) for argv in nodes for argument in argv):
         yield from _head_address()
     yield 'case "$node" in'

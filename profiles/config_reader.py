@@ -1,4 +1,4 @@
-"""From a ``config.json`` to a model: the family's reader lists the tensors, the quantization says how each is stored."""
+"""From a ``config.json`` to a model: the family lists the tensors, the quantization says how each is stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from profiles.quantization import apply_schemes, declared_schemes, native_name
 
 __all__ = ["BadConfig", "UnknownFamily", "UnknownQuantization", "read_config"]
 
-_NO_DTYPE = "config.json states no dtype; bfloat16, in which this family is published, is taken for what is not quantized"
+_NO_DTYPE = "config.json states no dtype; what is not quantized is taken for bfloat16, as this family is published"
 
 
 def read_config(
@@ -25,14 +25,15 @@ def read_config(
 ) -> ModelSpec:
     """The model that a configuration describes, in the formats that it declares.
 
-    ``quant_config`` is the ``hf_quant_config.json`` beside it, used when the configuration declares no quantization
-    itself. Raises ``BadConfig`` (one line: the key and what is allowed) and ``UnknownFamily`` (no exact reader).
+    ``quant_config`` is the ``hf_quant_config.json`` beside it, used when the configuration declares no
+    quantization itself. Raises ``BadConfig`` (one line: the key and what is allowed) and ``UnknownFamily``
+    (no exact reader).
     """
     fields = Fields(config)
     family = fields.text("model_type")
     architectures = fields.raw("architectures")
     named = architectures[0] if isinstance(architectures, list) and architectures else family
-    spec = family_reader(family, str(named)[:80])(fields)
+    spec = family_reader(family, named)(fields)
     nested = Fields(quant_config, "hf_quant_config.json") if quant_config is not None else None
     schemes = declared_schemes(fields, spec.family, _text_prefix(spec), nested)
     tensors = apply_schemes(spec.tensors, schemes)

@@ -91,6 +91,7 @@ class EngineFacts:
 
 def _valid(rows: list[dict[str, Any]], version: str) -> dict[str, Any] | None:
     number = version_tuple(version)
+    row: dict[str, Any]
     for row in reversed(rows):
         since: str = row.get("since", "0")
         until: str | None = row.get("until")

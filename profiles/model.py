@@ -62,6 +62,8 @@ Role = Literal[
     "linear_conv",
     "linear_state",
     "linear_out",
+    "linear_gate_a",
+    "ffn_bias",
     "dense_gate",
     "dense_up",
     "dense_down",
@@ -69,6 +71,8 @@ Role = Literal[
     "shared_up",
     "shared_down",
     "shared_router",
+    "latent_down",
+    "latent_up",
     "expert_gate",
     "expert_up",
     "expert_down",
@@ -79,7 +83,11 @@ Role = Literal[
     "vision_other",
     "projector",
 ]
-"""What a tensor does in its layer. An engine's file says for each role how it is sharded."""
+"""What a tensor does in its layer. An engine's file says for each role how it is sharded.
+
+``linear_gate_a`` is the first factor of a low-rank gate of linear attention, ``latent_down`` and ``latent_up`` lead
+into and out of the latent space of routed experts; ``shared_router`` gates the shared expert.
+"""
 
 Evidence = Literal["exact", "measured", "modelled", "assumed"]
 
@@ -88,7 +96,9 @@ class TensorGroup(NamedTuple):
     """Tensors of one name pattern and shape: ``per_layer`` of them in each of ``layers`` (one set when empty).
 
     ``shape`` is row-major (out, in) as in a checkpoint: columns, the input dimension, come last.
-    ``{layer}`` and ``{expert}`` in ``name`` stand for the indices. ``format`` names a storage format.
+    ``{layer}`` and ``{expert}`` in ``name`` stand for the indices. ``format`` names a storage format. Vision blocks
+    are no decoder layers: they are counted in ``per_layer``, with ``{block}`` in ``name`` and no ``layers``. Matrices
+    that a checkpoint fuses (all experts of a layer, gate and up) are listed apart, under the fused tensor's name.
     """
 
     name: str

@@ -1,18 +1,20 @@
 """The storage format of every tensor, from the quantization that a configuration declares.
 
-Read are ``quantization_config`` in ``config.json`` and modelopt's ``hf_quant_config.json``: compressed-tensors,
-DeepSeek-style block FP8, per-tensor FP8, modelopt FP8 and NVFP4, MXFP4, AWQ and GPTQ. What none of them quantizes,
-listed or not: embeddings, norms, biases, routers, convolutions and the small vectors of linear attention.
+Read are ``quantization_config`` in ``config.json`` and modelopt's ``hf_quant_config.json``:
+compressed-tensors, DeepSeek-style block FP8, per-tensor FP8, modelopt FP8 and NVFP4, MXFP4, AWQ and GPTQ.
+What none of them quantizes, listed or not: embeddings, norms, biases, routers, convolutions and the small
+vectors of linear attention.
 
 Here too are the formats a release could have that nobody published (``uniform``).
 
-Sources: compressed-tensors ``quantization_config``; transformers 5.23 ``quantizers``; vLLM 0.33.0 ``quantization``;
-the published checkpoints of DeepSeek-V3, Kimi K2.5, Qwen3 and GLM-5, whose totals this reproduces.
+Sources: compressed-tensors ``quantization_config``; transformers 5.23 ``quantizers``; vLLM 0.33.0
+``quantization``; the published checkpoints of DeepSeek-V3, Kimi K2.5, Qwen3 and GLM-5, whose totals this
+reproduces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from formulas.storage import storage_format
@@ -45,16 +47,16 @@ BODY_ROLES: Final[frozenset[Role]] = FP8_ROLES - VISION_ROLES
 """Matrices of the decoder layers, without routers."""
 
 _BF16_SCALES: Final = frozenset(("qwen3", "qwen3_moe", "qwen3_5_moe"))
-"""Families whose FP8 checkpoints keep block scales in bf16; DeepSeek, Kimi, GLM and MiniMax keep them in F32."""
+"""Families whose FP8 checkpoints keep block scales in bf16; DeepSeek, Kimi, GLM and MiniMax use F32."""
 _NATIVE: Final = ("int4", "int8", "nvfp4", "mxfp4", "fp8", "awq", "gptq")
 
 
 class Scheme(NamedTuple):
     """How one set of linear layers is stored.
 
-    ``storage`` is a storage format for the matrices of ``roles`` in modules that ``targets`` has (None: all) and
-    ``ignored`` has not. Module names are matched without ``prefix``, which must stand before them: a configuration
-    nested in ``text_config`` knows only the text model.
+    ``storage`` is a storage format for the matrices of ``roles`` in modules that ``targets`` has (None: all)
+    and ``ignored`` has not. Module names are matched without ``prefix``, which must stand before them: a
+    configuration nested in ``text_config`` knows only the text model.
     """
 
     storage: str
@@ -64,13 +66,12 @@ class Scheme(NamedTuple):
     prefix: str = ""
 
 
-def declared_schemes(
-    config: Fields, family: str, prefix: str, quant_config: Fields | None
-) -> tuple[Scheme, ...]:
+def declared_schemes(config: Fields, family: str, prefix: str, quant_config: Fields | None) -> tuple[Scheme, ...]:
     """The schemes that a configuration declares, none when it is not quantized.
 
-    ``prefix`` stands before the names of a nested text model; ``quant_config`` is an ``hf_quant_config.json`` beside
-    the file, used when the file itself declares nothing. Raises ``BadConfig`` or ``UnknownQuantization``.
+    ``prefix`` stands before the names of a nested text model; ``quant_config`` is an ``hf_quant_config.json``
+    beside the file, used when the file itself declares nothing. Raises ``BadConfig`` or
+    ``UnknownQuantization``.
     """
     if config.has("quantization_config"):
         return _schemes(config.section("quantization_config"), family, "")
@@ -84,7 +85,7 @@ def declared_schemes(
 
 
 def apply_schemes(groups: Iterable[TensorGroup], schemes: tuple[Scheme, ...]) -> tuple[TensorGroup, ...]:
-    """The groups in the formats of the first scheme that takes them; a group is split where its layers differ."""
+    """The groups in the formats of the first scheme that takes them, split where layers differ."""
     groups = tuple(groups)
     if not schemes:
         return groups
@@ -110,11 +111,13 @@ def requantize(model: ModelSpec, format_of: Callable[[TensorGroup], str]) -> tup
 
 
 def uniform(model: ModelSpec, quantization: str) -> tuple[TensorGroup, ...]:
-    """The model's tensors as a release of ``quantization`` would store them, by the conventions of published ones.
+    """The model's tensors as a release of ``quantization`` would store them, by the conventions of published
+    ones.
 
-    ``bf16`` (or ``f16``, ``f32``): everything, but for what the checkpoint keeps in F32. ``fp8``: the matrices of the
-    decoder layers in 128 x 128 blocks. ``int4`` and ``nvfp4``: the routed experts, in groups of 32 and 16, or all
-    decoder matrices of a dense model. Any other storage format: the matrices of the decoder layers.
+    ``bf16`` (or ``f16``, ``f32``): everything, but for what the checkpoint keeps in F32. ``fp8``: the
+    matrices of the decoder layers in 128 x 128 blocks. ``int4`` and ``nvfp4``: the routed experts, in groups
+    of 32 and 16, or all decoder matrices of a dense model. Any other storage format: the matrices of the
+    decoder layers.
 
     Raises ``UnknownFormat``.
     """
@@ -128,11 +131,7 @@ def uniform(model: ModelSpec, quantization: str) -> tuple[TensorGroup, ...]:
         if group.format in ("f32", "int64"):
             return group.format
         # A drafter's experts stay as they are: what shrinks a release is its routed experts.
-        takes = (
-            group.role in roles
-            and len(group.shape) > 1
-            and not (experts_only and group.tensor_class == "mtp")
-        )
+        takes = group.role in roles and len(group.shape) > 1 and not (experts_only and group.tensor_class == "mtp")
         return storage if takes else rest
 
     return requantize(model, format_of)
@@ -141,12 +140,12 @@ def uniform(model: ModelSpec, quantization: str) -> tuple[TensorGroup, ...]:
 def _quantized(group: TensorGroup, schemes: tuple[Scheme, ...]) -> list[TensorGroup]:
     if len(group.shape) < 2 or group.format == "f32":
         return [group]
-    able = [
-        scheme for scheme in schemes if group.role in scheme.roles and group.name.startswith(scheme.prefix)
-    ]
+    able = [scheme for scheme in schemes if group.role in scheme.roles and group.name.startswith(scheme.prefix)]
     if not able:
         return [group]
-    module = group.name.removesuffix(".weight").replace("{expert}", "0").replace("{block}", "0")
+    module = group.name.removesuffix(".weight")
+    for index in ("{expert}", "{block}", "{mtp_layer}"):
+        module = module.replace(index, "0")
     if all(_is_layer_free(scheme) for scheme in able) or "{layer}" not in module:
         layer = str(group.layers[0]) if group.layers else ""
         return [group._replace(format=_storage(module.replace("{layer}", layer), able, group.format))]
@@ -173,13 +172,9 @@ def _is_layer_free(scheme: Scheme) -> bool:
 
 def _refuse_costly(groups: tuple[TensorGroup, ...], schemes: tuple[Scheme, ...]) -> None:
     names = sum([max(len(group.layers), 1) for group in groups if len(group.shape) > 1])
-    work = names * sum(
-        [s.ignored.work_per_name + (s.targets.work_per_name if s.targets else 0) for s in schemes]
-    )
+    work = names * sum([s.ignored.work_per_name + (s.targets.work_per_name if s.targets else 0) for s in schemes])
     if work > MAX_WORK:
-        raise BadConfig(
-            "quantization_config has module patterns that are too costly to match against every layer"
-        )
+        raise BadConfig("quantization_config has module patterns that are too costly to match against every layer")
 
 
 def _schemes(config: Fields, family: str, prefix: str) -> tuple[Scheme, ...]:
@@ -196,9 +191,7 @@ def _schemes(config: Fields, family: str, prefix: str) -> tuple[Scheme, ...]:
     }
     if method not in readers:
         known = ", ".join(("compressed-tensors", *readers))
-        raise UnknownQuantization(
-            f"{config.name('quant_method')} {shown(method)} has no exact reader; known: {known}"
-        )
+        raise UnknownQuantization(f"{config.name('quant_method')} {shown(method)} has no exact reader; known: {known}")
     return (readers[method]()._replace(prefix=prefix),)
 
 
@@ -225,9 +218,7 @@ def _modelopt(config: Fields) -> Scheme:
     formats = {"NVFP4": "nvfp4", "FP8": "fp8_static", "FP8_PB_WO": "fp8_block128"}
     if algorithm not in formats:
         known = ", ".join(formats)
-        raise UnknownQuantization(
-            f"{config.name('quant_algo')} {shown(algorithm)} has no exact reader; known: {known}"
-        )
+        raise UnknownQuantization(f"{config.name('quant_algo')} {shown(algorithm)} has no exact reader; known: {known}")
     if algorithm == "NVFP4" and config.integer("group_size", 16) != 16:
         raise BadConfig(f"{config.name('group_size')} must be 16 for NVFP4")
     key = "exclude_modules" if config.has("exclude_modules") else "ignore"
@@ -236,9 +227,7 @@ def _modelopt(config: Fields) -> Scheme:
 
 def _awq(config: Fields) -> Scheme:
     if config.integer("bits") != 4 or not config.flag("zero_point", True):
-        raise UnknownQuantization(
-            f"{config.name('bits')}: only 4-bit AWQ with zero points has an exact reader"
-        )
+        raise UnknownQuantization(f"{config.name('bits')}: only 4-bit AWQ with zero points has an exact reader")
     key = "modules_to_not_convert"
     ignored = autoawq(_strings(config, key), config.name(key))
     return Scheme(f"awq_g{config.integer('group_size')}", FP8_ROLES - VISION_ROLES, ignored)
@@ -256,22 +245,18 @@ def _gptq(config: Fields) -> Scheme:
 def _compressed_tensors(config: Fields, prefix: str) -> tuple[Scheme, ...]:
     ignored = compressed_tensors(_strings(config, "ignore"), config.name("ignore"))
     groups = config.section("config_groups")
-    names = [name for name in _names(config.raw("config_groups")) if groups.has(name)]
-    if not names or len(names) > 64:
-        raise BadConfig(f"{config.name('config_groups')} must have 1 to 64 groups, not {len(names)}")
+    values = list(groups.values())
+    if not 1 <= len(values) <= 64:
+        raise BadConfig(f"{groups.path} must have 1 to 64 groups, not {len(values)}")
     schemes = []
-    for name in names:
-        group = groups.section(name)
+    for index, value in enumerate(values):
+        group = Fields(value, f"{groups.path}[{index}]")
         targets = group.texts("targets")
         storage = _packed_format(group, config.text("format", ""))
         matcher = None if "Linear" in targets else compressed_tensors(targets, group.name("targets"))
         schemes.append(Scheme(storage, LINEAR_ROLES, ignored, matcher, prefix))
     # A group with named targets is more specific than one for every linear layer.
     return tuple(sorted(schemes, key=lambda scheme: scheme.targets is None))
-
-
-def _names(value: object) -> list[str]:
-    return [name for name in value if isinstance(name, str)] if isinstance(value, Mapping) else []
 
 
 def _packed_format(group: Fields, default_format: str) -> str:

@@ -1,7 +1,7 @@
-"""The ``moeplan`` command: finds the command that was asked for, runs it, and turns errors into one line and a code.
+"""The ``moeplan`` command: runs the command that was asked for, and turns errors into one line and a code.
 
-Exit codes: 0 yes; 1 no (nothing fits); 2 bad input; 3 could not be determined; 130 interrupted; 141 when the reader
-of the output has gone. Only the module of the chosen command is imported, so that ``--help`` answers at once.
+Exit codes: 0 yes; 1 no (nothing fits); 2 bad input; 3 could not be determined; 130 interrupted; 141 when the
+reader of the output has gone. Only the chosen command's module is imported: ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _refused(str(error), BAD_INPUT)
     except Exception as error:
-        code = _code_of(error)
-        if code is None:
+        refusal = _code_of(error)
+        if refusal is None:
             raise
-        return _refused(f"moeplan: {_message_of(error)}", code)
+        return _refused(f"moeplan: {_message_of(error)}", refusal)
     return code
 
 
@@ -79,7 +79,7 @@ def _without_command(argv: list[str]) -> int:
     listed = "\n".join(f"  {name:10}{line}" for name, line in COMMANDS.items())
     parser = Parser(
         "moeplan",
-        "Will this model run on this hardware, in which quantization, split how, started with which command, how fast?",
+        "Will this model run on this hardware: in which quantization, split how, started how, and how fast?",
     )
     parser.usage = "moeplan COMMAND ..."
     parser.epilog = f"commands:\n{listed}\n\nmoeplan COMMAND --help says more."

@@ -68,14 +68,19 @@ _TEXTS: Final = tuple(field.name for field in fields(Options) if field.name not 
 
 def add_model(parser: Parser) -> None:
     """The model that the command is about."""
-    parser.add_argument("model", metavar="MODEL", help="a built-in id (`moeplan models`), a config.json or its folder")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a built-in id (`moeplan models`), a config.json or its folder"
+    )
 
 
 def add_hardware(parser: Parser) -> None:
     """Flags that describe a machine; without any, this machine is detected."""
     group = parser.add_argument_group("hardware", "any of these switches detection off")
     group.add_argument(
-        "--gpu", metavar="8xH200", action="append", help="GPUs of a node; repeat for mixed ones; none for no GPU"
+        "--gpu",
+        metavar="8xH200",
+        action="append",
+        help="GPUs of a node; repeat for mixed ones; none for no GPU",
     )
     for flag in HARDWARE:
         group.add_argument(flag.name, metavar=flag.example, help=flag.help)
@@ -91,13 +96,8 @@ def add_flags(parser: Parser, title: str, flags: Iterable[Flag]) -> None:
             group.add_argument(flag.name, action="store_true", help=flag.help)
 
 
-def asks_for_work(args: Namespace) -> bool:
-    """Whether any flag says what has to be served; otherwise the default workload is planned for."""
-    return any(getattr(args, flag.name[2:].replace("-", "_")) is not None for flag in WORKLOAD)
-
-
 def options_of(args: Namespace) -> dict[str, Any]:
-    """What was given, by the names of ``Options``. Raises ``BadRequest`` for a value of nothing but blanks."""
+    """What was given, by the names of ``Options``. Raises ``BadRequest`` for a value that is only blanks."""
     given = {name: getattr(args, name) for name in _TEXTS if getattr(args, name, None) not in (None, False)}
     if getattr(args, "gpu", None):
         given["gpu"] = tuple(args.gpu)

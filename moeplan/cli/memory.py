@@ -31,6 +31,8 @@ def run(args: Namespace) -> int:
     from moeplan.api import memory
 
     report = memory(args.model, claims=args.claims, **options)
+    if args.claims and not report.claims:
+        print_remarks("note", [f"no claims about {report.name} are collected"])
     if args.json:
         print_json(report.to_json())
         print_remarks("note", report.notes)

@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def read(self, argv: list[str]) -> argparse.Namespace | None:
-        """The parsed arguments, or None when help or the version was asked for and printed. Raises ``UsageError``."""
+        """The parsed arguments, or None when help or the version was printed. Raises ``UsageError``."""
         try:
             args, extra = self.parse_known_args(self._with_values_joined(argv))
         except SystemExit:

@@ -13,7 +13,6 @@ from moeplan.cli.arguments import (
     add_flags,
     add_hardware,
     add_model,
-    asks_for_work,
     options_of,
 )
 from moeplan.cli.output import print_json, print_remarks, write_whole
@@ -58,5 +57,5 @@ def run(args: Namespace) -> int:
         from moeplan.text import show
         from moeplan.text_plan import plan_view
 
-        show(plan_view(result, explain=args.explain, default_workload=not asks_for_work(args)))
+        show(plan_view(result, explain=args.explain, default_workload=args.workload is None))
     return 0 if best is not None and (best.fits or args.allow_tight) else 1

@@ -13,7 +13,7 @@ WIDTH = 40
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields what to call with (done, total). Draws on stderr where that is a terminal, and clears up afterwards."""
+    """Yields what to call with (done, total). Draws on stderr if that is a terminal, and clears up after."""
     started = time.monotonic()
     drawn = ""
 

@@ -42,11 +42,13 @@ def run(args: Namespace) -> int:
 
 def derived(name: str) -> str:
     """The schema as its types have it now, as text of a file."""
+    from pydantic import BaseModel
+
     from hwdetect.inventory import Inventory
     from planner.memory_report import MemoryReport
     from planner.plan import Plan
 
-    types = {"plan": Plan, "inventory": Inventory, "memory": MemoryReport}
+    types: dict[str, type[BaseModel]] = {"plan": Plan, "inventory": Inventory, "memory": MemoryReport}
     schema = types[name].model_json_schema(by_alias=True)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return json.dumps({**head, **schema}, indent=2) + "\n"

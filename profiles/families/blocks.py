@@ -72,7 +72,8 @@ class GroupedQueries:
     ) -> list[TensorGroup]:  # fmt: skip
         """Projections of query, key, value and output.
 
-        ``output_bias`` follows ``bias`` unless given; ``gated`` doubles the query projection by an output gate.
+        ``output_bias`` follows ``bias`` unless given; ``gated`` doubles the query projection by an output
+        gate.
         """
         queries = self.heads * self.head_dim
         rows: tuple[tuple[str, Role, int], ...] = (
@@ -84,9 +85,7 @@ class GroupedQueries:
             TensorGroup(f"{prefix}{part}_proj.weight", (out, self.hidden), role, "attention", dtype, layers)
             for part, role, out in rows
         ]
-        groups.append(
-            TensorGroup(f"{prefix}o_proj.weight", (self.hidden, queries), "o", "attention", dtype, layers)
-        )
+        groups.append(TensorGroup(f"{prefix}o_proj.weight", (self.hidden, queries), "o", "attention", dtype, layers))
         if bias:
             groups += [_bias(f"{prefix}{part}_proj.bias", out, dtype, layers) for part, _, out in rows]
         if bias if output_bias is None else output_bias:
@@ -135,16 +134,15 @@ def swiglu(
         ("up_proj", "shared_up" if shared else "dense_up", (ffn, hidden)),
         ("down_proj", "shared_down" if shared else "dense_down", (hidden, ffn)),
     )
-    return [
-        TensorGroup(f"{prefix}{part}.weight", shape, role, kind, dtype, layers) for part, role, shape in parts
-    ]
+    return [TensorGroup(f"{prefix}{part}.weight", shape, role, kind, dtype, layers) for part, role, shape in parts]
 
 
 def routed_experts(
     prefix: str, experts: int, hidden: int, ffn: int, dtype: str, layers: Layers,
     names: tuple[str, str, str] = ("gate_proj.weight", "up_proj.weight", "down_proj.weight"),
 ) -> list[TensorGroup]:  # fmt: skip
-    """Gate, up and down projections of each routed expert; ``prefix`` holds ``{expert}`` when each has its own.
+    """Gate, up and down projections of each routed expert; ``prefix`` holds ``{expert}`` when each has its
+    own.
 
     ``names`` are what the checkpoint calls gate, up and down.
     """

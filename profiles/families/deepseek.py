@@ -1,10 +1,12 @@
-"""DeepSeek's architecture: multi-head latent attention (MLA), shared and routed experts, multi-token prediction.
+"""DeepSeek's architecture: multi-head latent attention (MLA), shared and routed experts, multi-token
+prediction.
 
-DeepSeek V2, V3, R1 and V3.2, Kimi K2 and GLM-5 are read here: they differ by their sparse-attention indexer and by
-which parts their configuration asks for. Names and shapes follow the published checkpoints: one ``gate_proj``,
-``up_proj`` and ``down_proj`` per expert; the router's score correction in F32; the multi-token-prediction layers
-stored after the last decoder layer, each with its own copy of embedding and head (not in GLM-5). Sources: the published checkpoints'
-``config.json`` and parameter totals; transformers 5.23 ``deepseek_v3``, ``deepseek_v32`` and ``glm_moe_dsa``.
+DeepSeek V2, V3, R1 and V3.2, Kimi K2 and GLM-5 are read here: they differ by their sparse-attention indexer
+and by which parts their configuration asks for. Names and shapes follow the published checkpoints: one
+``gate_proj``, ``up_proj`` and ``down_proj`` per expert; the router's score correction in F32; the
+multi-token-prediction layers stored after the last decoder layer, each with its own copy of embedding and
+head (not in GLM-5). Sources: the published checkpoints' ``config.json`` and parameter totals; transformers
+5.23 ``deepseek_v3``, ``deepseek_v32`` and ``glm_moe_dsa``.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from profiles.families.blocks import (
     without,
 )
 from profiles.families.fields import MAX_EXPERTS, MAX_HEADS, MAX_LAYERS, BadConfig, Fields
-from profiles.model import KvGroup, ModelSpec, Moe, TensorGroup
+from profiles.model import KvGroup, ModelSpec, Moe, Role, TensorGroup
 
 _SPARSE_ATTENTION: Final = ("deepseek_v32", "glm_moe_dsa")
 """Architectures whose layers have an indexer."""
@@ -38,7 +40,7 @@ _MTP_WITHOUT_COPIES: Final = ("glm_moe_dsa",)
 
 
 class Mla(NamedTuple):
-    """Geometry of multi-head latent attention; ``q_lora_rank`` 0 means that queries are projected directly."""
+    """Geometry of multi-head latent attention; ``q_lora_rank`` 0: queries are projected directly."""
 
     hidden: int
     heads: int
@@ -82,9 +84,7 @@ class Mla(NamedTuple):
                 dtype,
                 layers,
             ),
-            TensorGroup(
-                f"{prefix}kv_b_proj.weight", (expanded, self.kv_lora_rank), "kv_b", "attention", dtype, layers
-            ),
+            TensorGroup(f"{prefix}kv_b_proj.weight", (expanded, self.kv_lora_rank), "kv_b", "attention", dtype, layers),
             TensorGroup(
                 f"{prefix}o_proj.weight",
                 (self.hidden, self.heads * self.v_head),
@@ -108,9 +108,7 @@ class Mla(NamedTuple):
     def _queries(self, prefix: str, dtype: str, layers: Layers) -> list[TensorGroup]:
         rows = self.heads * self.q_head
         if not self.q_lora_rank:
-            return [
-                TensorGroup(f"{prefix}q_proj.weight", (rows, self.hidden), "q", "attention", dtype, layers)
-            ]
+            return [TensorGroup(f"{prefix}q_proj.weight", (rows, self.hidden), "q", "attention", dtype, layers)]
         rank = self.q_lora_rank
         return [
             TensorGroup(f"{prefix}q_a_proj.weight", (rank, self.hidden), "q_a", "attention", dtype, layers),
@@ -120,9 +118,7 @@ class Mla(NamedTuple):
 
     def cache(self, layers: Layers, index_head_dim: int = 0) -> KvGroup:
         """One latent and one rope key per token, and the indexer's key where the layer has one."""
-        return KvGroup(
-            "mla", layers, kv_lora_rank=self.kv_lora_rank, rope_dim=self.rope, index_head_dim=index_head_dim
-        )
+        return KvGroup("mla", layers, kv_lora_rank=self.kv_lora_rank, rope_dim=self.rope, index_head_dim=index_head_dim)
 
 
 class _Indexer(NamedTuple):
@@ -136,27 +132,25 @@ class _Indexer(NamedTuple):
         """The indexer's projections, and its key norm, which checkpoints keep in F32."""
         if not mla.q_lora_rank:
             raise BadConfig("q_lora_rank must be at least 1: the indexer reads the latent queries")
-        queries = self.heads * self.head_dim
+        parts: tuple[tuple[str, tuple[int, int], Role], ...] = (
+            ("wq_b", (self.heads * self.head_dim, mla.q_lora_rank), "indexer_q"),
+            ("wk", (self.head_dim, mla.hidden), "indexer_k"),
+            ("weights_proj", (self.heads, mla.hidden), "indexer_weights"),
+        )
         return [
-            TensorGroup(
-                f"{prefix}indexer.wq_b.weight", (queries, mla.q_lora_rank), "indexer_q", "attention", dtype, layers
-            ),
-            TensorGroup(
-                f"{prefix}indexer.wk.weight", (self.head_dim, mla.hidden), "indexer_k", "attention", dtype, layers
-            ),
-            TensorGroup(
-                f"{prefix}indexer.weights_proj.weight", (self.heads, mla.hidden), "indexer_weights", "attention",
-                dtype, layers,
+            *(
+                TensorGroup(f"{prefix}indexer.{name}.weight", shape, role, "attention", dtype, layers)
+                for name, shape, role in parts
             ),
             norm(f"{prefix}indexer.k_norm.weight", self.head_dim, "f32", layers),
             norm(f"{prefix}indexer.k_norm.bias", self.head_dim, "f32", layers),
-        ]  # fmt: skip
+        ]
 
 
 class _Experts(NamedTuple):
     """The mixture of experts, and which layers have a dense FFN instead."""
 
-    count: int
+    total: int
     top_k: int
     ffn: int
     shared: int
@@ -165,15 +159,13 @@ class _Experts(NamedTuple):
 
     def tensors(self, prefix: str, hidden: int, dtype: str, layers: Layers) -> list[TensorGroup]:
         """Router, shared and routed experts of ``layers``."""
-        groups = [router(f"{prefix}gate.weight", self.count, hidden, dtype, layers)]
+        groups = [router(f"{prefix}gate.weight", self.total, hidden, dtype, layers)]
         if self.bias:
-            groups.append(router_bias(f"{prefix}gate.e_score_correction_bias", self.count, layers))
+            groups.append(router_bias(f"{prefix}gate.e_score_correction_bias", self.total, layers))
         if self.shared:
             ffn = self.ffn * self.shared
             groups += swiglu(f"{prefix}shared_experts.", hidden, ffn, dtype, layers, shared=True)
-        return groups + routed_experts(
-            f"{prefix}experts.{{expert}}.", self.count, hidden, self.ffn, dtype, layers
-        )
+        return groups + routed_experts(f"{prefix}experts.{{expert}}.", self.total, hidden, self.ffn, dtype, layers)
 
 
 def read(config: Fields) -> ModelSpec:
@@ -238,7 +230,7 @@ def read_text(config: Fields, prefix: str) -> ModelSpec:
         v_head_dim=mla.v_head,
         nope_dim=mla.nope,
         dense_ffn=dense_ffn if dense else 0,
-        moe=Moe(experts.count, experts.top_k, experts.ffn, experts.shared, sparse) if experts else None,
+        moe=Moe(experts.total, experts.top_k, experts.ffn, experts.shared, sparse) if experts else None,
         kv_groups=_caches(mla, indexer, every),
         tensors=tuple(tensors),
         native_quantization=dtype,
@@ -250,7 +242,7 @@ def read_text(config: Fields, prefix: str) -> ModelSpec:
 def _experts(config: Fields, layers: int) -> _Experts | None:
     if not config.has("n_routed_experts"):
         return None
-    count, top_k = expert_counts(config, "n_routed_experts", "num_experts_per_tok")
+    total, top_k = expert_counts(config, "n_routed_experts", "num_experts_per_tok")
     first = config.integer("first_k_dense_replace", 0, low=0, high=MAX_LAYERS)
     every = config.integer("moe_layer_freq", 1, high=MAX_LAYERS)
     methods = ("noaux_tc", "greedy", "group_limited_greedy")
@@ -259,11 +251,9 @@ def _experts(config: Fields, layers: int) -> _Experts | None:
         kinds = config.texts("mlp_layer_types", ("dense", "sparse"), layers)
         sparse = tuple(layer for layer, kind in enumerate(kinds) if kind == "sparse")
     if not sparse:
-        raise BadConfig(
-            f"{config.name('first_k_dense_replace')} {first} leaves no layer for the routed experts"
-        )
+        raise BadConfig(f"{config.name('first_k_dense_replace')} {first} leaves no layer for the routed experts")
     return _Experts(
-        count,
+        total,
         top_k,
         config.integer("moe_intermediate_size"),
         config.integer("n_shared_experts", 0, low=0, high=MAX_EXPERTS),
@@ -273,19 +263,15 @@ def _experts(config: Fields, layers: int) -> _Experts | None:
 
 
 def _indexer(config: Fields, layers: int, mtp_layers: int) -> _Indexer:
-    """The indexer's layers: all, unless ``indexer_types`` says which share the selection of an earlier one."""
+    """The indexer's layers: all, unless ``indexer_types`` says which share an earlier selection."""
     own = tuple(range(layers))
     if config.has("indexer_types"):
         kinds = config.texts("indexer_types", ("full", "shared"), layers)
         own = tuple(layer for layer, kind in enumerate(kinds) if kind == "full")
         if not own or own[0] != 0:
-            raise BadConfig(
-                f"{config.name('indexer_types')}[0] must be full: there is no earlier selection to share"
-            )
+            raise BadConfig(f"{config.name('indexer_types')}[0] must be full: there is no earlier selection to share")
     elif config.has("index_topk_pattern") or config.integer("index_topk_freq", 1) > 1:
-        raise BadConfig(
-            f"{config.name('indexer_types')} is missing: index_topk_freq alone does not name the layers"
-        )
+        raise BadConfig(f"{config.name('indexer_types')} is missing: index_topk_freq alone does not name the layers")
     return _Indexer(
         config.integer("index_n_heads", high=MAX_HEADS),
         config.integer("index_head_dim"),
@@ -302,14 +288,12 @@ def _caches(mla: Mla, indexer: _Indexer | None, layers: Layers) -> tuple[KvGroup
 
 
 def _mtp_projection(layer: str, layers: Layers, hidden: int, dtype: str) -> list[TensorGroup]:
-    """Norms of the two inputs of a prediction layer, the matrix that joins them, and the norm before the head."""
+    """Norms of a prediction layer's two inputs, the matrix that joins them, the norm before the head."""
     return as_mtp(
         [
             norm(f"{layer}enorm.weight", hidden, dtype, layers),
             norm(f"{layer}hnorm.weight", hidden, dtype, layers),
-            TensorGroup(
-                f"{layer}eh_proj.weight", (hidden, 2 * hidden), "mtp_projection", "mtp", dtype, layers
-            ),
+            TensorGroup(f"{layer}eh_proj.weight", (hidden, 2 * hidden), "mtp_projection", "mtp", dtype, layers),
             norm(f"{layer}shared_head.norm.weight", hidden, dtype, layers),
         ]
     )

@@ -1,4 +1,5 @@
-"""Dense decoders with grouped-query attention and SwiGLU: Llama and Qwen3, which adds norms of queries and keys.
+"""Dense decoders with grouped-query attention and SwiGLU: Llama and Qwen3, which adds norms of queries and
+keys.
 
 Sources: published checkpoints; transformers 5.23 ``llama`` and ``qwen3``.
 """
@@ -28,9 +29,7 @@ def read(config: Fields) -> ModelSpec:
     tied = config.flag("tie_word_embeddings", False)
     every, layer = tuple(range(layers)), "model.layers.{layer}."
     tensors = [embedding("model.embed_tokens.weight", vocab, hidden, dtype)]
-    tensors += attention.tensors(
-        f"{layer}self_attn.", dtype, every, bias=config.flag("attention_bias", False)
-    )
+    tensors += attention.tensors(f"{layer}self_attn.", dtype, every, bias=config.flag("attention_bias", False))
     if family == "qwen3":
         tensors += attention.qk_norms(f"{layer}self_attn.", dtype, every)
     tensors += decoder_norms(layer, hidden, dtype, every)

@@ -1,8 +1,9 @@
-"""Checked access to the values of a ``config.json``: every number is an int inside its bounds, or one clear error."""
+"""Checked access to a ``config.json``: every number is an int inside its bounds, or there is one clear error."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from reprlib import Repr
 from typing import Final
 
 MAX_WIDTH: Final = 1 << 24
@@ -24,10 +25,18 @@ class UnknownQuantization(UnknownFamily):
     """The tensors' storage formats cannot be derived exactly from this quantization configuration."""
 
 
+_REPR: Final = Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
+_REPR.maxlevel = 2
+
+
 def shown(value: object) -> str:
-    """A value for an error line, cut to a readable length."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    """A value for an error line: one printable line of readable length, whatever it is."""
+    try:
+        text = _REPR.repr(value)
+    except (ValueError, RecursionError):  # an int of thousands of digits has no decimal form
+        return f"a very large {type(value).__name__}"
+    return text if len(text) <= 100 and text.isprintable() else f"{ascii(text[:100])[1:-1]}..."
 
 
 class Fields:
@@ -55,6 +64,10 @@ class Fields:
     def raw(self, key: str) -> object:
         """The unchecked value, None when it is absent."""
         return self._values.get(key)
+
+    def values(self) -> Iterable[object]:
+        """Every value, unchecked."""
+        return self._values.values()
 
     def section(self, key: str) -> Fields:
         """The object under ``key``. Raises ``BadConfig`` when it is absent or not an object."""
@@ -93,18 +106,14 @@ class Fields:
             raise BadConfig(f"{self.name(key)} is {shown(value)}, allowed: {', '.join(allowed)}")
         return value
 
-    def integers(
-        self, key: str, *, low: int = 0, high: int = MAX_WIDTH, length: int | None = None
-    ) -> tuple[int, ...]:
+    def integers(self, key: str, *, low: int = 0, high: int = MAX_WIDTH, length: int | None = None) -> tuple[int, ...]:
         """A list of bounded ints, of exactly ``length`` entries when that is given."""
         return tuple(
             self._bounded(value, f"{self.name(key)}[{index}]", low, high)
             for index, value in enumerate(self._list(key, length))
         )
 
-    def texts(
-        self, key: str, allowed: Sequence[str] | None = None, length: int | None = None
-    ) -> tuple[str, ...]:
+    def texts(self, key: str, allowed: Sequence[str] | None = None, length: int | None = None) -> tuple[str, ...]:
         """A list of strings, each out of ``allowed`` when that is given."""
         values = []
         for index, value in enumerate(self._list(key, length)):

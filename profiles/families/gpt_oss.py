@@ -1,8 +1,8 @@
 """gpt-oss: attention with learned sinks, full and windowed in turn; experts in MXFP4; biases everywhere.
 
-The checkpoint fuses gate and up of all experts of a layer into one tensor; here each expert's gate and up are listed
-apart, which takes the same bytes. Sources: openai/gpt-oss-120b and -20b checkpoints (116,829,156,672 and
-20,914,757,184 parameters); transformers 5.23 ``gpt_oss``.
+The checkpoint fuses gate and up of all experts of a layer into one tensor; here each expert's gate and up are
+listed apart, which takes the same bytes. Sources: openai/gpt-oss-120b and -20b checkpoints (116,829,156,672
+and 20,914,757,184 parameters); transformers 5.23 ``gpt_oss``.
 """
 
 from __future__ import annotations
@@ -36,21 +36,13 @@ def read(config: Fields) -> ModelSpec:
     tensors = [
         embedding("model.embed_tokens.weight", vocab, hidden, dtype),
         *attention.tensors(f"{layer}self_attn.", dtype, every, bias=config.flag("attention_bias", True)),
-        TensorGroup(
-            f"{layer}self_attn.sinks", (attention.heads,), "attention_sink", "attention", dtype, every
-        ),
+        TensorGroup(f"{layer}self_attn.sinks", (attention.heads,), "attention_sink", "attention", dtype, every),
         *decoder_norms(layer, hidden, dtype, every),
         router(f"{layer}mlp.router.weight", experts, hidden, dtype, every),
         TensorGroup(f"{layer}mlp.router.bias", (experts,), "router_bias", "router", dtype, every),
-        *routed_experts(
-            mlp, experts, hidden, ffn, dtype, every, ("gate_up_proj", "gate_up_proj", "down_proj")
-        ),
-        TensorGroup(
-            f"{mlp}gate_up_proj_bias", (2 * ffn,), "expert_bias", "routed_experts", dtype, every, experts
-        ),
-        TensorGroup(
-            f"{mlp}down_proj_bias", (hidden,), "expert_bias", "routed_experts", dtype, every, experts
-        ),
+        *routed_experts(mlp, experts, hidden, ffn, dtype, every, ("gate_up_proj", "gate_up_proj", "down_proj")),
+        TensorGroup(f"{mlp}gate_up_proj_bias", (2 * ffn,), "expert_bias", "routed_experts", dtype, every, experts),
+        TensorGroup(f"{mlp}down_proj_bias", (hidden,), "expert_bias", "routed_experts", dtype, every, experts),
         norm("model.norm.weight", hidden, dtype),
     ]
     if not tied:

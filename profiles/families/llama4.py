@@ -1,9 +1,10 @@
 """Llama 4: routed experts in every n-th layer beside one shared expert, chunked attention, a vision tower.
 
-The checkpoint fuses gate and up of all experts of a layer into one tensor, stored (in, out); here each expert's
-matrices are listed apart and as (out, in), which takes the same bytes. Three of four layers use rope and attend only
-within a chunk, which caps what they cache; the others attend to everything. Sources: transformers 5.23 ``llama4``;
-meta-llama/Llama-4-Maverick-17B-128E-Instruct, 401,583,781,376 parameters with its vision tower.
+The checkpoint fuses gate and up of all experts of a layer into one tensor, stored (in, out); here each
+expert's matrices are listed apart and as (out, in), which takes the same bytes. Three of four layers use rope
+and attend only within a chunk, which caps what they cache; the others attend to everything. Sources:
+transformers 5.23 ``llama4``; meta-llama/Llama-4-Maverick-17B-128E-Instruct, 401,583,781,376 parameters with
+its vision tower.
 """
 
 from __future__ import annotations
@@ -90,9 +91,7 @@ def _text(config: Fields, prefix: str) -> ModelSpec:
         nope_dim=0,
         dense_ffn=dense_ffn,
         moe=Moe(experts, top_k, expert_ffn, 1, sparse),
-        kv_groups=attention.caches(
-            chunk if uses_rope else None for uses_rope in _rope_layers(config, layers)
-        ),
+        kv_groups=attention.caches(chunk if uses_rope else None for uses_rope in _rope_layers(config, layers)),
         tensors=tuple(tensors),
         native_quantization=dtype,
         tied_embeddings=tied,
@@ -108,9 +107,7 @@ def _sparse_layers(config: Fields, layers: int) -> Layers:
     step = config.integer("interleave_moe_layer_step", 1, high=MAX_LAYERS)
     sparse = tuple(range(step - 1, layers, step))
     if not sparse:
-        raise BadConfig(
-            f"{config.name('interleave_moe_layer_step')} {step} leaves no layer for the routed experts"
-        )
+        raise BadConfig(f"{config.name('interleave_moe_layer_step')} {step} leaves no layer for the routed experts")
     return sparse
 
 
@@ -157,9 +154,7 @@ def _vision(config: Fields, text_hidden: int, dtype: str) -> tuple[Vision, list[
         *both(f"{block}post_attention_layernorm", hidden, blocks),
     ]
     for name in ("q", "k", "v"):
-        tensors.append(
-            part(f"{block}self_attn.{name}_proj.weight", (hidden, hidden), "vision_column", blocks)
-        )
+        tensors.append(part(f"{block}self_attn.{name}_proj.weight", (hidden, hidden), "vision_column", blocks))
         tensors.append(part(f"{block}self_attn.{name}_proj.bias", (hidden,), "vision_column", blocks))
     return vision, [
         *tensors,

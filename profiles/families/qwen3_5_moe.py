@@ -1,9 +1,11 @@
-"""Qwen3.5 MoE: gated delta net in three of four layers, gated attention in the fourth, routed and shared experts.
+"""Qwen3.5 MoE: gated delta net in three of four layers, gated attention in the fourth, routed and shared
+experts.
 
-The checkpoint fuses the decoder's experts into one tensor a layer (the multi-token-prediction layer's are apart);
-here each expert's gate, up and down are listed, which takes the same bytes. ``A_log`` and the norm inside the delta
-net are F32. Sources: Qwen/Qwen3.5-397B-A17B, whose 94 headers hold 403,397,928,944 parameters in 806,795,875,168
-bytes (text 396,346,350,336, vision 456,010,480, prediction layer 6,595,568,128); transformers 5.23 ``qwen3_5_moe``.
+The checkpoint fuses the decoder's experts into one tensor a layer (the multi-token-prediction layer's are
+apart); here each expert's gate, up and down are listed, which takes the same bytes. ``A_log`` and the norm
+inside the delta net are F32. Sources: Qwen/Qwen3.5-397B-A17B, whose 94 headers hold 403,397,928,944
+parameters in 806,795,875,168 bytes (text 396,346,350,336, vision 456,010,480, prediction layer
+6,595,568,128); transformers 5.23 ``qwen3_5_moe``.
 """
 
 from __future__ import annotations
@@ -53,9 +55,7 @@ class _DeltaNet(NamedTuple):
             config.integer("linear_conv_kernel_dim", high=1024),
             4 if state == "float32" else 2,
         )
-        divisible(
-            config, "linear_num_value_heads", geometry.value_heads, geometry.key_heads, "linear_num_key_heads"
-        )
+        divisible(config, "linear_num_value_heads", geometry.value_heads, geometry.key_heads, "linear_num_key_heads")
         return geometry
 
     @property
@@ -77,8 +77,7 @@ class _DeltaNet(NamedTuple):
             ("out_proj.weight", (self.hidden, values), "linear_out", dtype),
         )
         groups = [
-            TensorGroup(f"{prefix}{name}", shape, role, "attention", kind, layers)
-            for name, shape, role, kind in parts
+            TensorGroup(f"{prefix}{name}", shape, role, "attention", kind, layers) for name, shape, role, kind in parts
         ]
         return [*groups, norm(f"{prefix}norm.weight", self.value_dim, "f32", layers)]
 
@@ -89,14 +88,12 @@ class _DeltaNet(NamedTuple):
 
 
 class _Experts(NamedTuple):
-    count: int
+    total: int
     top_k: int
     ffn: int
     shared_ffn: int
 
-    def tensors(
-        self, prefix: str, hidden: int, dtype: str, layers: Layers, *, fused: bool
-    ) -> list[TensorGroup]:
+    def tensors(self, prefix: str, hidden: int, dtype: str, layers: Layers, *, fused: bool) -> list[TensorGroup]:
         """Router, shared expert with its gate, and routed experts."""
         expert = f"{prefix}experts." if fused else f"{prefix}experts.{{expert}}."
         names = (
@@ -106,10 +103,10 @@ class _Experts(NamedTuple):
         )
         gate = f"{prefix}shared_expert_gate.weight"
         return [
-            router(f"{prefix}gate.weight", self.count, hidden, dtype, layers),
+            router(f"{prefix}gate.weight", self.total, hidden, dtype, layers),
             TensorGroup(gate, (1, hidden), "shared_router", "shared_experts", dtype, layers),
             *swiglu(f"{prefix}shared_expert.", hidden, self.shared_ffn, dtype, layers, shared=True),
-            *routed_experts(expert, self.count, hidden, self.ffn, dtype, layers, names),
+            *routed_experts(expert, self.total, hidden, self.ffn, dtype, layers, names),
         ]
 
 
@@ -170,7 +167,7 @@ def _text(config: Fields) -> ModelSpec:
         v_head_dim=attention.head_dim,
         nope_dim=0,
         dense_ffn=0,
-        moe=Moe(experts.count, experts.top_k, experts.ffn, 1, every),
+        moe=Moe(experts.total, experts.top_k, experts.ffn, 1, every),
         kv_groups=(attention.cache(full), delta.cache(linear)),
         tensors=tuple(tensors),
         native_quantization=dtype,
@@ -184,21 +181,17 @@ def _attention_layers(config: Fields, layers: int) -> tuple[Layers, Layers]:
         kinds = config.texts("layer_types", ("full_attention", "linear_attention"), layers)
     else:
         every = config.integer("full_attention_interval", 4, high=MAX_LAYERS)
-        kinds = tuple(
-            "linear_attention" if (layer + 1) % every else "full_attention" for layer in range(layers)
-        )
+        kinds = tuple("linear_attention" if (layer + 1) % every else "full_attention" for layer in range(layers))
     full = tuple(layer for layer, kind in enumerate(kinds) if kind == "full_attention")
     if not full or len(full) == layers:
-        raise BadConfig(
-            f"{config.name('layer_types')} must have both full_attention and linear_attention layers"
-        )
+        raise BadConfig(f"{config.name('layer_types')} must have both full_attention and linear_attention layers")
     return full, tuple(layer for layer, kind in enumerate(kinds) if kind != "full_attention")
 
 
 def _mtp(
     layers: Layers, attention: GroupedQueries, experts: _Experts, hidden: int, dtype: str, bias: bool
 ) -> list[TensorGroup]:
-    """Layers with full attention that predict the token after next; embedding and head are the model's own."""
+    """Layers with full attention that predict the token after next, with the model's embedding and head."""
     layer = "mtp.layers.{mtp_layer}."
     first = layers[:1]
     return as_mtp(
@@ -229,9 +222,7 @@ def _vision(config: Fields, text_hidden: int, dtype: str) -> tuple[Vision, list[
     if config.raw("deepstack_visual_indexes"):
         raise BadConfig(f"{config.name('deepstack_visual_indexes')} must be empty")
     if config.integer("out_hidden_size") != text_hidden:
-        raise BadConfig(
-            f"{config.name('out_hidden_size')} must equal the text model's hidden_size {text_hidden}"
-        )
+        raise BadConfig(f"{config.name('out_hidden_size')} must equal the text model's hidden_size {text_hidden}")
     kernel = (
         config.integer("in_channels", 3, high=64),
         config.integer("temporal_patch_size", high=64),

@@ -1,8 +1,8 @@
 """Decoders with grouped-query attention and routed experts: Qwen3-MoE, Mixtral and MiniMax-M2.
 
-They share everything but names: of the MoE block, of an expert's three matrices, of the keys in the configuration;
-and a few parts that one has and another lacks (see ``_Naming``). Sources: published checkpoints and their parameter
-totals; transformers 5.23 ``qwen3_moe``, ``mixtral`` and ``minimax_m2``.
+They share everything but names: of the MoE block, of an expert's three matrices, of the keys in the
+configuration; and a few parts that one has and another lacks (see ``_Naming``). Sources: published
+checkpoints and their parameter totals; transformers 5.23 ``qwen3_moe``, ``mixtral`` and ``minimax_m2``.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from profiles.model import ModelSpec, Moe, TensorGroup
 class _Naming(NamedTuple):
     """What differs. ``qk_norm`` is over each head, or over all heads together.
 
-    ``f32_router`` marks checkpoints that keep the router in F32 (MiniMax-M2: 230,121,630,720 bytes, as hf-mem reads
-    from its headers).
+    ``f32_router`` marks checkpoints that keep the router in F32 (MiniMax-M2: 230,121,630,720 bytes, as hf-mem
+    reads from its headers).
     """
 
     experts_key: str
@@ -48,9 +48,7 @@ class _Naming(NamedTuple):
 _W = ("w1.weight", "w3.weight", "w2.weight")
 _FAMILIES: Final = {
     "mixtral": _Naming("num_local_experts", "intermediate_size", "block_sparse_moe.", _W),
-    "minimax_m2": _Naming(
-        "num_local_experts", "intermediate_size", "block_sparse_moe.", _W, "per_layer", True
-    ),
+    "minimax_m2": _Naming("num_local_experts", "intermediate_size", "block_sparse_moe.", _W, "per_layer", True),
     "qwen3_moe": _Naming(
         "num_experts",
         "moe_intermediate_size",
@@ -76,9 +74,7 @@ def read(config: Fields) -> ModelSpec:
     every, layer = tuple(range(layers)), "model.layers.{layer}."
 
     tensors = [embedding("model.embed_tokens.weight", vocab, hidden, dtype)]
-    tensors += attention.tensors(
-        f"{layer}self_attn.", dtype, every, bias=config.flag("attention_bias", False)
-    )
+    tensors += attention.tensors(f"{layer}self_attn.", dtype, every, bias=config.flag("attention_bias", False))
     tensors += _qk_norms(naming, attention, f"{layer}self_attn.", dtype, every)
     tensors += decoder_norms(layer, hidden, dtype, every)
     dense_ffn = config.integer("intermediate_size") if dense else 0
@@ -117,9 +113,7 @@ def read(config: Fields) -> ModelSpec:
     )
 
 
-def _qk_norms(
-    naming: _Naming, attention: GroupedQueries, prefix: str, dtype: str, layers: Layers
-) -> list[TensorGroup]:
+def _qk_norms(naming: _Naming, attention: GroupedQueries, prefix: str, dtype: str, layers: Layers) -> list[TensorGroup]:
     if naming.qk_norm == "per_head":
         return attention.qk_norms(prefix, dtype, layers)
     if naming.qk_norm == "per_layer":
@@ -134,9 +128,7 @@ def _qk_norms(
 def _sparse_layers(config: Fields, layers: int) -> Layers:
     """Layers with routed experts: every ``decoder_sparse_step``-th that is not in ``mlp_only_layers``."""
     step = config.integer("decoder_sparse_step", 1, high=MAX_LAYERS)
-    dense = frozenset(
-        config.integers("mlp_only_layers", high=MAX_LAYERS) if config.has("mlp_only_layers") else ()
-    )
+    dense = frozenset(config.integers("mlp_only_layers", high=MAX_LAYERS) if config.has("mlp_only_layers") else ())
     sparse = tuple(layer for layer in range(layers) if (layer + 1) % step == 0 and layer not in dense)
     if not sparse:
         raise BadConfig(f"{config.name('mlp_only_layers')} leaves no layer for the routed experts")

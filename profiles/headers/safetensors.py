@@ -6,6 +6,7 @@ Source: the public safetensors format description and the rules that its referen
 from __future__ import annotations
 
 import gc
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,7 +117,8 @@ def _read_indexed(index: Path) -> SafetensorsFiles:
             )
     folder = index.parent.resolve()
     shards = [folder / name for name in shard_names]
-    missing = [shard for shard in shards if not shard.exists()]
+    # A link that leads nowhere is there: it is refused below, with the reason.
+    missing = [shard for shard in shards if not shard.exists() and not shard.is_symlink()]
     if len(missing) == len(shards):
         return SafetensorsFiles(tuple(weight_map), None, metadata, _stated_total(index, metadata), ())
     if missing:
@@ -158,7 +160,8 @@ def _refuse_link_outside(index: Path, folder: Path, shard: Path) -> None:
 
     The Hugging Face cache is allowed: its `snapshots/REVISION/` links into the `blobs/` of the same model.
     """
-    real = shard.resolve()
+    with os_errors_as_bad_file(shard):
+        real = Path(os.path.realpath(shard, strict=True))
     in_cache = folder.parent.name == "snapshots" and real.parent == folder.parent.parent / "blobs"
     if not real.is_relative_to(folder) and not in_cache:
         raise BadModelFile(index, f"its shard {quoted(shard.name)} links outside the folder, which is not allowed")

@@ -27,6 +27,7 @@ from tests.profiles.headers.writers import (
     U64,
     Entry,
     GgufTensor,
+    Value,
     gguf,
     text,
 )
@@ -141,7 +142,7 @@ def test_refuses_an_unknown_type_by_its_number(write: Write, type_id: int) -> No
 
 
 def test_keeps_numbers_up_to_the_limit_and_summarizes_a_long_string(write: Write) -> None:
-    entries = [
+    entries: list[Entry] = [
         ("kept", ARRAY, (U8, [7] * 1024)),
         ("summarized", ARRAY, (U8, [7] * 1025)),
         ("text", STRING, "x" * 300_000),
@@ -174,19 +175,18 @@ def test_every_truncation_is_refused(write: Write) -> None:
         assert str(caught.value).isprintable()
 
 
-def split_set(count: int = 3, **wrong: tuple[int, int | str]) -> dict[str, bytes]:
+def split_set(wrong: dict[str, tuple[int, Value]] | None = None) -> dict[str, bytes]:
     """A set whose first shard has the metadata and no tensor; `wrong` overrides keys of the last shard."""
-    shards = {}
+    shards, count = {}, 3
     for number in range(count):
-        keys = {
+        stated: dict[str, tuple[int, Value]] = {
             "split.no": (U16, number),
             "split.count": (U16, count),
-            "split.tensors.count": (I32, 2 * (count - 1)),
+            "split.tensors.count": (I32, 4),
+            **(wrong if wrong and number == count - 1 else {}),
         }
-        if number == count - 1:
-            keys |= {key.replace("_", "."): value for key, value in wrong.items()}
         entries: list[Entry] = [("general.architecture", STRING, "llama")] if number == 0 else []
-        entries += [(key, *value) for key, value in keys.items()]
+        entries += [(key, *value) for key, value in stated.items()]
         tensors = [GgufTensor(f"t{number}.{i}", (32, 2), Q8_0, 68) for i in range(2 if number else 0)]
         shards[f"model-{number + 1:05}-of-{count:05}.gguf"] = gguf(entries, tensors)
     return shards
@@ -208,17 +208,17 @@ def test_any_shard_finds_the_others(write: Write, given: int) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"split_no": (U16, 0)}, "split.no is 0; in this set it must be 2"),
-        ({"split_count": (U16, 4)}, "split.count is 4; in this set it must be 3"),
-        ({"split_count": (STRING, "3")}, "split.count is '3'"),
-        ({"split_tensors.count": (I32, 5)}, "split.tensors.count is 5; in this set it must be 4"),
-        ({"split_tensors.count": (I32, -1)}, "split.tensors.count is -1"),
+        ({"split.no": (U16, 0)}, "split.no is 0; in this set it must be 2"),
+        ({"split.count": (U16, 4)}, "split.count is 4; in this set it must be 3"),
+        ({"split.count": (STRING, "3")}, "split.count is '3'"),
+        ({"split.tensors.count": (I32, 5)}, "split.tensors.count is 5; in this set it must be 4"),
+        ({"split.tensors.count": (I32, -1)}, "split.tensors.count is -1"),
     ],
 )
 def test_refuses_shards_that_contradict_their_names(
-    write: Write, wrong: dict[str, tuple[int, int | str]], message: str
+    write: Write, wrong: dict[str, tuple[int, Value]], message: str
 ) -> None:
-    paths = [write(name, content) for name, content in split_set(**wrong).items()]
+    paths = [write(name, content) for name, content in split_set(wrong).items()]
     with pytest.raises(BadModelFile, match=message) as caught:
         read_gguf(paths[0])
     assert caught.value.file == paths[2]
