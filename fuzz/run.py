@@ -28,10 +28,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--engine", choices=["atheris", "hypothesis"], default=_best_engine())
     arguments = parser.parse_args()
+    if arguments.engine == "atheris":
+        _run_atheris(arguments.target, arguments.minutes)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.engine == "atheris":
-            _run_atheris(arguments.target, arguments.minutes, Path(folder))
-            return 0
         return _run_hypothesis(arguments.target, arguments.minutes, Path(folder))
 
 
@@ -79,11 +79,14 @@ def _run_hypothesis(target: str, minutes: float, folder: Path) -> int:
     return 0
 
 
-def _run_atheris(target: str, minutes: float, folder: Path) -> None:
+def _run_atheris(target: str, minutes: float) -> None:
     atheris = importlib.import_module("atheris")
-    # libFuzzer grows the corpus it is given; the project's own is copied so that it holds seeds and findings only.
+
+    # libFuzzer grows the corpus it is given: the project's own, of seeds and findings only, is copied. It also ends the
+    # process by itself, so the copy stays, and the next run goes on from it.
+    folder = Path(tempfile.gettempdir()) / f"moeplan-fuzz-{target}"
     growing = folder / "corpus"
-    growing.mkdir()
+    growing.mkdir(parents=True, exist_ok=True)
     for number, content in enumerate(_seeds(target)):
         (growing / str(number)).write_bytes(content)
 

@@ -27,8 +27,8 @@ def launch_files(candidate: Candidate, *, model: str, generated_by: str, host: s
     """``launch.sh`` and the files that the engine wants beside it, by name.
 
     ``host`` is the address that the server listens on. Several nodes share one script, which takes the number
-    of its node as first argument or from NODE_RANK. Raises ``BadRequest`` for an address, a variable or a file
-    name that no shell should see.
+    of its node as first argument or from NODE_RANK. Raises ``BadRequest`` for an address, a variable or a
+    file name that no shell should see.
     """
     if not _ADDRESS.fullmatch(host):
         raise BadRequest(

@@ -101,7 +101,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Rende
 
 
 class _AtLeast:
-    """Drawn at this width or wider: a terminal that is narrower breaks lines, where a table would drop columns."""
+    """Drawn this wide at least: a narrower terminal breaks lines, where a table would drop columns."""
 
     def __init__(self, view: RenderableType, width: int) -> None:
         self.view, self.width = view, width

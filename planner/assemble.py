@@ -11,9 +11,9 @@ from planner.cost import rent_cost
 from planner.engines.base import Config, Priced
 from planner.hardware import summary_text
 from planner.kv import layout_name
-from planner.ledger import Device
+from planner.ledger import Device, shortest
 from planner.request import PricedRelease, Request
-from planner.search import Found, Missed, Outcome, score
+from planner.search import SQUEEZED_UTILIZATION, Found, Missed, Outcome, score
 from planner.speed import Speed
 from profiles.library import quality_of
 from profiles.model import Release, active_parameters
@@ -99,7 +99,9 @@ def candidate(request: Request, found: Found, rank: int) -> out.Candidate:
     held = priced.pool.tokens * config.replicas
     demand = request.demand
     wanted = demand.concurrency * (demand.input_tokens + demand.output_tokens)
-    if not request.workload_given and priced.pool.bytes_per_token and held < wanted:
+    if verdict == "tight":
+        warnings.append(starting_settings(request, found))
+    elif not request.workload_given and priced.pool.bytes_per_token and held < wanted:
         warnings.append(
             f"the KV cache holds {held:,} of the {wanted:,} tokens of {demand.concurrency} requests: about "
             f"{speed.effective_concurrency:.0f} run at a time, the others wait"
@@ -138,6 +140,37 @@ def candidate(request: Request, found: Found, rank: int) -> out.Candidate:
         warnings=tuple(warnings),
         why=why(request, found),
     )
+
+
+def starting_settings(request: Request, found: Found) -> str:
+    """What a tight candidate needs: by how much it may miss, and the mildest settings that leave no doubt."""
+    worst = shortest(found.priced.devices)
+    doubt = (
+        f"may be short by up to {-worst.free_low / GIB:.1f} GiB on the tightest device"
+        if worst.free >= 0
+        else f"expected to be short by {-worst.free / GIB:.1f} GiB on the tightest device, unless the estimates are high"
+    )
+    config = found.priced.config
+    if config.engine != "vllm":
+        return f"{doubt}: shorten --context or lower --concurrency"
+    tried = config._replace(utilization=max(config.utilization, SQUEEZED_UTILIZATION))
+    flags = {"--gpu-memory-utilization": f" {tried.utilization:g}"}
+    sequences, batched = min(config.sequences, 64), min(config.batched_tokens, 4096)
+    for stricter, flag, value in (
+        (tried._replace(sequences=sequences), "--max-num-seqs", f" {sequences}"),
+        (tried._replace(sequences=sequences, batched_tokens=batched), "--max-num-batched-tokens", f" {batched}"),
+        (tried._replace(sequences=sequences, batched_tokens=batched, text_only=True), "--text-only", ""),
+        (
+            tried._replace(sequences=sequences, batched_tokens=min(batched, 2048), text_only=True),
+            "--max-num-batched-tokens",
+            f" {min(batched, 2048)}",
+        ),
+    ):
+        flags[flag] = value
+        settings = " ".join(f"{name}{text}" for name, text in flags.items())
+        if found.engine.price(request, found.release, stricter).verdict == "fits":
+            return f"{doubt}; starts for certain with {settings}"
+    return f"{doubt}; to start, try {settings} and a shorter --context"
 
 
 def used_gpus(request: Request, config: Config) -> list[str]:

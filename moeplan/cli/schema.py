@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from moeplan.cli.output import print_json, print_remarks, write_whole
 from moeplan.cli.parser import Parser, did_you_mean
@@ -49,6 +49,23 @@ def derived(name: str) -> str:
     from planner.plan import Plan
 
     types: dict[str, type[BaseModel]] = {"plan": Plan, "inventory": Inventory, "memory": MemoryReport}
-    schema = types[name].model_json_schema(by_alias=True)
+    if name == "inventory":
+        schema = types[name].model_json_schema()
+    else:
+        # What is printed always has every key, and a later version may have more of them.
+        schema = types[name].model_json_schema(mode="serialization")
+        _open(schema)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return json.dumps({**head, **schema}, indent=2) + "\n"
+
+
+def _open(schema: Any) -> None:
+    """Allow further keys, here and in everything below."""
+    if isinstance(schema, dict):
+        if schema.get("additionalProperties") is False:
+            del schema["additionalProperties"]
+        for part in schema.values():
+            _open(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            _open(part)

@@ -148,12 +148,12 @@ class Vllm:
         """Activation of the dummy images that vLLM encodes in its profile run."""
         if request.model.vision is None or config.text_only:
             return []
-        tokens = min(config.batched_tokens, config.context)
+        tokens = min(config.context, int(self.facts.at("vision_profile_tokens", config.version).value))
         fact = self.facts.at("vision_profile_bytes_per_token", config.version)
         return [
             ranged(
                 "compute", "vision profile run", fact.value * tokens, fact.low * tokens, fact.high * tokens,
-                "bytes per image token x min(batched tokens, context)", fact.source,
+                "bytes per image token x largest dummy item, at most the context", fact.source,
             )
         ]  # fmt: skip
 

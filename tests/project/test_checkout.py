@@ -30,11 +30,17 @@ def test_every_package_is_typed(checkout: Path, packages: list[str]) -> None:
     assert [name for name in packages if not (checkout / name / "py.typed").is_file()] == []
 
 
-def test_every_package_is_built_checked_and_linted(packages: list[str], pyproject: dict[str, Any]) -> None:
+def test_every_package_is_layered(packages: list[str], pyproject: dict[str, Any]) -> None:
+    assert set(packages) == set(pyproject["tool"]["importlinter"]["root_packages"])
+
+
+def test_every_folder_is_in_the_sdist_and_every_one_with_python_is_type_checked(
+    checkout: Path, pyproject: dict[str, Any]
+) -> None:
     tool = pyproject["tool"]
-    assert set(packages) <= set(tool["hatch"]["build"]["targets"]["sdist"]["only-include"])
-    assert set(packages) <= set(tool["mypy"]["files"])
-    assert set(packages) == set(tool["importlinter"]["root_packages"])
+    inside = [path.relative_to(checkout) for path in _files(checkout) if path.parent != checkout]
+    assert {path.parts[0] for path in inside} <= set(tool["hatch"]["build"]["targets"]["sdist"]["only-include"])
+    assert {path.parts[0] for path in inside if path.suffix == ".py"} == set(tool["mypy"]["files"])
 
 
 def test_no_file_names_a_path_of_the_machine_it_was_written_on(checkout: Path) -> None:

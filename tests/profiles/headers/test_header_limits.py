@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import struct
 import subprocess
 import sys
@@ -30,6 +29,8 @@ READ = """
 import json, resource, sys
 from profiles.headers import BadModelFile, read_gguf, read_safetensors
 path = sys.argv[1]
+if sys.platform == "linux":  # a runaway reader must not take the machine with it
+    resource.setrlimit(resource.RLIMIT_AS, (2 * 10**9, 2 * 10**9))
 try:
     file = (read_gguf if path.endswith(".gguf") else read_safetensors)(path)
     outcome = f"{len(file.tensors or ())} tensors, {len(file.metadata)} keys"
@@ -49,10 +50,9 @@ def outcome(path: Path) -> str:
         capture_output=True,
         text=True,
         check=False,
-        # A runaway reader must not take the machine with it.
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2 * 10**9, 2 * 10**9)),
         timeout=60,
     )
+    path.unlink()  # pytest keeps the folders of three runs, and these files are large
     assert done.returncode == 0, done.stderr[-2000:]
     said, memory_bytes, processor_s = json.loads(done.stdout)
     assert memory_bytes < MAX_MEMORY_BYTES
@@ -130,15 +130,14 @@ def test_as_many_safetensors_tensors_as_allowed_in_disorder(tmp_path: Path) -> N
 
 def test_more_safetensors_tensors_than_allowed(tmp_path: Path) -> None:
     entry = '"%x":{"dtype":"U8","shape":[],"data_offsets":[%d,%d]}'
-    count = 1_300_000
+    count = 2 * MAX_TENSORS_PER_FILE
     header = f"{{{','.join(entry % (i, i, i + 1) for i in range(count))}}}".encode()
     assert "more than the 131,072 tensors" in outcome(safetensors_of(tmp_path / "m.safetensors", header, count))
 
 
 def test_as_much_safetensors_metadata_as_allowed(tmp_path: Path) -> None:
-    header = (
-        f'{{"__metadata__":{{{",".join(f"{chr(34)}{i:x}{chr(34)}:{chr(34) * 2}" for i in range(380_000))}}}}}'.encode()
-    )
+    pairs = ",".join(f'"{i:x}":""' for i in range(380_000))
+    header = f'{{"__metadata__":{{{pairs}}}}}'.encode()
     assert len(header) > 4_000_000
     assert outcome(safetensors_of(tmp_path / "m.safetensors", header)) == "0 tensors, 380000 keys"
 
@@ -182,5 +181,5 @@ def index_of_keys() -> bytes:
 def test_indexes_of_the_size_allowed(tmp_path: Path, content: Callable[[], bytes], said: str) -> None:
     path = tmp_path / "m.safetensors.index.json"
     path.write_bytes(content())
-    assert path.stat().st_size <= MAX_INDEX_BYTES
+    assert 0.9 * MAX_INDEX_BYTES < path.stat().st_size <= MAX_INDEX_BYTES
     assert said in outcome(path)
