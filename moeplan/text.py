@@ -39,7 +39,7 @@ def _rendered(view: RenderableType, console: Console) -> str:
     with console.capture() as captured:
         # Commands may be longer than the terminal is wide: cut, they would be wrong.
         console.print(view, crop=False)
-    text = captured.get()
+    text = captured.get().lstrip("\n")
     return text if console.is_terminal else "\n".join(row.rstrip() for row in text.split("\n"))
 
 

@@ -27,7 +27,7 @@ def build_request(options: Options, model: ModelSpec, machine: Machine, *, exact
     """The parsed request. Raises ``BadRequest`` with one line."""
     narrow = _narrow(options)
     settings = _settings(options)
-    demand, given = _demand(options, model, exact=exact)
+    demand, given = _demand(options, model, narrow.engine, exact=exact)
     releases = _releases(options, model, narrow.engine, exact=exact)
     return Request(
         model=model,
@@ -38,7 +38,7 @@ def build_request(options: Options, model: ModelSpec, machine: Machine, *, exact
         narrow=narrow,
         bounds=_bounds(options),
         objective=_choice(options.objective, "--objective", OBJECTIVES, "balanced"),  # type: ignore[arg-type]
-        top=parse_count(options.top, "--top", high=1000) if options.top else 5,
+        top=parse_count(options.top, "--top", high=1000) if options.top is not None else 5,
         exact=exact,
         workload_given=given,
     )
@@ -89,8 +89,8 @@ def kv_dtype(text: str | None, flag: str) -> str | None:
 
 
 def _settings(options: Options) -> Settings:
-    def count(text: str | None, flag: str, low: int = 1, high: int = 1 << 24) -> int | None:
-        return parse_tokens(text, flag, low=low) if text is not None and high else None
+    def count(text: str | None, flag: str) -> int | None:
+        return parse_tokens(text, flag) if text is not None else None
 
     flash = None
     if options.flash_attention is not None:
@@ -115,18 +115,18 @@ def _settings(options: Options) -> Settings:
     )
 
 
-def _demand(options: Options, model: ModelSpec, *, exact: bool) -> tuple[Demand, bool]:
+def _demand(options: Options, model: ModelSpec, engine: str | None, *, exact: bool) -> tuple[Demand, bool]:
     """The demand, and whether the KV cache has to hold the requests (not only one context) for it to fit."""
-    name = options.workload or DEFAULT_WORKLOAD
+    name = DEFAULT_WORKLOAD if options.workload is None else options.workload
     try:
         base = load_workload(name.strip().lower())
     except UnknownName as error:
         raise BadRequest(f"--workload: {error}") from None
-    context_text = options.max_model_len or options.context
-    flag = "--max-model-len" if options.max_model_len else "--context"
+    context_text = options.context if options.max_model_len is None else options.max_model_len
+    flag = "--context" if options.max_model_len is None else "--max-model-len"
     context = parse_tokens(context_text, flag) if context_text is not None else min(base.context, model.max_context)
-    sequences = parse_tokens(options.sequences, "--sequences") if options.sequences and exact else 1
-    per_sequence = context // sequences if options.engine == "llama.cpp" else context
+    sequences = parse_tokens(options.sequences, "--sequences") if options.sequences is not None and exact else 1
+    per_sequence = context // sequences if engine == "llama.cpp" else context
     if per_sequence > model.max_context:
         raise BadRequest(
             f"{flag}: {context:,} tokens are more than the {model.max_context:,} that {model.id} was made for"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal
 
 from formulas.units import GIB
@@ -16,6 +17,7 @@ from hwdetect.inventory import (
     IntFact,
     Inventory,
     Node,
+    Pcie,
     TextFact,
     TextsFact,
     described,
@@ -29,15 +31,21 @@ from profiles.cpus import load_cpu, parse_cpu
 from profiles.gpus import GpuFacts, load_gpu, match_reported, resolve_gpu_name
 from profiles.names import AmbiguousName, UnknownName
 
+# Three digits at most: 7900XTX is a card.
+_COUNTED: Final = re.compile(r"\s*([0-9]{1,3})\s*[x*\u00d7](.*)", re.IGNORECASE | re.ASCII | re.DOTALL)
 MAX_GPUS_PER_NODE: Final = 128
 MAX_NODES: Final = 4096
-LINKS: Final = {"nvlink": None, "pcie3": 15.75e9, "pcie4": 31.5e9, "pcie5": 63.0e9}
+LINKS: Final = {"nvlink": None, "pcie3": 3, "pcie4": 4, "pcie5": 5}
+"""Names of ``--link`` with their PCIe generation."""
+PCIE_LANES: Final = 16
+PCIE_BYTES_PER_S_PER_LANE: Final = {1: 0.25e9, 2: 0.5e9, 3: 0.984375e9, 4: 1.96875e9, 5: 3.9375e9, 6: 7.5625e9}
+"""One direction, before packet overhead: PCI-SIG transfer rate x encoding / 8 (en.wikipedia.org/wiki/PCI_Express)."""
 DEFAULT_PCIE_BYTES_PER_S: Final = 31.5e9
 
 
 def describe(options: Options) -> Inventory:
     """The machine that the flags describe. Raises ``BadRequest`` with one line."""
-    nodes = parse_count(options.nodes, "--nodes", high=MAX_NODES) if options.nodes else 1
+    nodes = parse_count(options.nodes, "--nodes", high=MAX_NODES) if options.nodes is not None else 1
     notes: list[str] = []
     gpus = _described_gpus(options, notes)
     ram = _described_ram(options, notes)
@@ -53,7 +61,7 @@ def describe(options: Options) -> Inventory:
             source=f"--network {options.network}",
             provenance="assumed",
         )
-        if options.network
+        if options.network is not None
         else None
     )
     count = f"{len(gpus)} described" if gpus else "none described"
@@ -73,10 +81,10 @@ def describe(options: Options) -> Inventory:
 
 
 def _described_gpus(options: Options, notes: list[str]) -> tuple[Gpu, ...]:
+    if options.link is not None and options.link.strip().lower() not in LINKS:
+        raise BadRequest(f"--link: {shown(options.link)} is not a link; {', '.join(LINKS)} are allowed")
     if [text.strip().lower() for text in options.gpu] == ["none"]:
         return ()
-    if options.link is not None and options.link.lower() not in LINKS:
-        raise BadRequest(f"--link: {shown(options.link)} is not a link; {', '.join(LINKS)} are allowed")
     gpus: list[Gpu] = []
     for text in options.gpu:
         if text.strip().lower() == "none":
@@ -88,16 +96,15 @@ def _described_gpus(options: Options, notes: list[str]) -> tuple[Gpu, ...]:
         if len(gpus) + count > MAX_GPUS_PER_NODE:
             raise BadRequest(f"--gpu: more than {MAX_GPUS_PER_NODE} GPUs in a node is not allowed")
         gpus += [_described_gpu(facts, len(gpus) + i, count, options) for i in range(count)]
+    if len(gpus) > 1 and (unified := next((gpu.key for gpu in gpus if gpu.kind == "unified"), None)):
+        raise BadRequest(f"--gpu: {unified} shares the memory of its node, so a node has one GPU; use --nodes")
     return tuple(gpus)
 
 
 def parse_gpu(text: str) -> tuple[int, str]:
     """``8xH200`` as (8, "h200-sxm-141"). Raises ``BadRequest``."""
-    number, separator, name = text.partition("x") if text[:1].isdigit() else ("", "", text)
-    if separator and number.strip().isascii() and number.strip().isdigit():
-        count = parse_count(number, "--gpu", high=MAX_GPUS_PER_NODE)
-    else:
-        count, name = 1, text
+    counted = _COUNTED.fullmatch(text)
+    count, name = (parse_count(counted[1], "--gpu", high=MAX_GPUS_PER_NODE), counted[2]) if counted else (1, text)
     try:
         return count, resolve_gpu_name(name.strip())
     except (UnknownName, AmbiguousName) as error:
@@ -107,7 +114,7 @@ def parse_gpu(text: str) -> tuple[int, str]:
 def _described_gpu(facts: GpuFacts, index: int, count: int, options: Options) -> Gpu:
     link = facts.link
     joined = link is not None and (link.max_gpus is None or count <= link.max_gpus)
-    wanted = options.link.lower() if options.link else None
+    wanted = options.link.strip().lower() if options.link is not None else None
     if wanted == "nvlink" and link is None:
         raise BadRequest(f"--link nvlink: {facts.key} has no NVLink")
     kind: Literal["nvlink", "pcie", "none"] = (
@@ -128,6 +135,19 @@ def _described_gpu(facts: GpuFacts, index: int, count: int, options: Options) ->
         bandwidth_bytes_per_s=FloatFact(value=float(facts.bandwidth_bytes_per_s), source=source, provenance="table"),
         compute_capability=TextFact(value=facts.compute_capability, source=source, provenance="table"),
         link_kind=kind if count > 1 else "none",
+        pcie=_described_pcie(wanted),
+    )
+
+
+def _described_pcie(link: str | None) -> Pcie | None:
+    """The slot that ``--link pcie4`` describes; None leaves it to the card."""
+    generation = LINKS[link] if link is not None else None
+    if generation is None:
+        return None
+    source = f"--link {link}"
+    return Pcie(
+        max_generation=IntFact(value=generation, source=source, provenance="assumed"),
+        max_width=IntFact(value=PCIE_LANES, source=source, provenance="assumed"),
     )
 
 
@@ -144,8 +164,8 @@ def _described_ram(options: Options, notes: list[str]) -> int | None:
 
 
 def _described_cpu(options: Options) -> tuple[Cpu, FloatFact | None]:
-    rate = parse_rate(options.ram_bandwidth, "--ram-bandwidth") if options.ram_bandwidth else None
-    cores = parse_count(options.cores, "--cores", high=100_000) if options.cores else None
+    rate = parse_rate(options.ram_bandwidth, "--ram-bandwidth") if options.ram_bandwidth is not None else None
+    cores = parse_count(options.cores, "--cores", high=100_000) if options.cores is not None else None
     bandwidth = (
         FloatFact(value=float(rate), source=f"--ram-bandwidth {options.ram_bandwidth}", provenance="assumed")
         if rate
@@ -251,7 +271,7 @@ def _plain_gpu(node: Node, gpu: Gpu) -> plain.Gpu:
     others = known(memory.used_by_others_bytes) if memory else None
     if others:
         visible, low, high = visible - others, low - others, high - others
-    pcie = facts.pcie.bytes_per_s_per_direction if facts.pcie else DEFAULT_PCIE_BYTES_PER_S
+    pcie = pcie_bytes_per_s(gpu.pcie, facts)
     nvlink = gpu.link_kind in ("nvlink", "xgmi") and facts.link is not None
     flops = dict(facts.dense_flops_per_s)
     if "bf16" not in flops and "fp16" in flops:
@@ -264,6 +284,16 @@ def _plain_gpu(node: Node, gpu: Gpu) -> plain.Gpu:
         facts.link.bytes_per_s_per_direction if nvlink and facts.link else pcie,
         pcie, facts.unified, facts.capacity_evidence,
     )  # fmt: skip
+
+
+def pcie_bytes_per_s(slot: Pcie | None, facts: GpuFacts) -> float:
+    """One direction between GPU and host: the card's own link, or the slot it sits in where that is slower."""
+    card = facts.pcie.bytes_per_s_per_direction if facts.pcie else DEFAULT_PCIE_BYTES_PER_S
+    generation = known(slot.max_generation) if slot else None
+    lanes = known(slot.max_width) if slot else None
+    if generation not in PCIE_BYTES_PER_S_PER_LANE or not lanes:
+        return card
+    return min(card, PCIE_BYTES_PER_S_PER_LANE[generation] * lanes)
 
 
 def visible_bytes(facts: GpuFacts, capacity: int) -> tuple[int, int, int, str]:

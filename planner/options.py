@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from planner.errors import BadRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,21 @@ class Options:
     flash_attention: str | None = None
     n_cpu_moe: str | None = None
     enforce_eager: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ``BadRequest`` for a value of the wrong type, or one that no file name and no number can hold."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            flag = f"--{field.name.replace('_', '-')}"
+            if isinstance(field.default, bool):
+                if not isinstance(value, bool):
+                    raise BadRequest(f"{flag} takes no value; it is on or off")
+                continue
+            texts = value if isinstance(value, tuple) else () if value is None else (value,)
+            if not all(isinstance(text, str) for text in texts):
+                raise BadRequest(f"{flag} takes text or a number")
+            if any("\0" in text for text in texts):
+                raise BadRequest(f"{flag}: a zero byte is not allowed")
 
     @property
     def describes_hardware(self) -> bool:

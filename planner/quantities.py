@@ -79,6 +79,9 @@ def parse_tokens(text: str, what: str, *, low: int = 1) -> int:
     found = _TOKENS.fullmatch(text)
     if not found:
         raise BadRequest(f"{what}: {shown(text)} is not a number of tokens; write 32768 or 128k")
+    if not found[2] and not float(found[1]).is_integer():
+        # 32.768 is how much of Europe writes 32,768.
+        raise BadRequest(f"{what}: {shown(text)} is not a whole number of tokens; write 32768 or 128k")
     value = round(float(found[1]) * {"": 1, "k": 1024, "m": 1 << 20}[found[2].lower()])
     if not low <= value <= MAX_TOKENS:
         raise BadRequest(f"{what}: {shown(text)} is out of range; at least {low} is allowed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from moeplan.cli.output import print_json, print_remarks, write_whole
 from moeplan.cli.parser import Parser, did_you_mean
@@ -59,7 +59,7 @@ def derived(name: str) -> str:
     return json.dumps({**head, **schema}, indent=2) + "\n"
 
 
-def _open(schema: Any) -> None:
+def _open(schema: object) -> None:
     """Allow further keys, here and in everything below."""
     if isinstance(schema, dict):
         if schema.get("additionalProperties") is False:

@@ -33,7 +33,9 @@ MAX_WORK: Final = 2_000_000
 """Bound on names x patterns, a pattern weighted by its worst case relative to one with two repeats."""
 
 _WEIGHT: Final = (1, 1, 1, 20, 300)
-_REFUSED_SYNTAX: Final = re.compile(r"\)[*+{]|\(\?(?!:)|\\[1-9]|[*+}?]\s*[*+{]|\{\d{3}")
+# Repeated groups, look-around and flags, back references, repeated repeats, long counts, and what ``re`` warns may one
+# day mean set operations.
+_REFUSED_SYNTAX: Final = re.compile(r"\)[*+{]|\(\?(?!:)|\\[1-9]|[*+}?]\s*[*+{]|\{\d{3}|\[\[|--|&&|~~|\|\|")
 _REPEAT: Final = re.compile(r"(?<!\\)[*+]\??|(?<![\\(])\?|\{\d*,\d*\}")
 _SAME_IN_EVERY_LAYER: Final = re.compile(r"(?:\.\*|\\\.|[A-Za-z_|()^$])*")
 

@@ -87,7 +87,8 @@ def _checked_text(data: bytes, max_bytes: int) -> str:
     if len(data) > MAX_NON_ASCII_BYTES and not data.isascii():
         raise _StrictnessError(f"only ASCII is allowed in a file of more than {MAX_NON_ASCII_BYTES:,} bytes")
     opened = data.count(b"[") + data.count(b"{")
-    if opened + data.count(b",") > MAX_VALUES:
+    closed = data.count(b"]") + data.count(b"}")
+    if max(opened + data.count(b","), closed, data.count(b'"') // 4) > MAX_VALUES:
         raise _StrictnessError(f"more than the {MAX_VALUES:,} values that are allowed")
     if opened > MAX_DEPTH:
         _refuse_depth(data)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -25,7 +25,7 @@ PARTS = {"int4": 3, "nvfp4": 4, "mxfp4": 2, "fp8_block128": 2}
 
 
 def load(name: str) -> dict[str, Any]:
-    return json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
+    return cast(dict[str, Any], json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def model(name: str) -> ModelSpec:
@@ -119,9 +119,7 @@ def test_fp8_scales_are_as_many_as_published(name: str, parameters_and_scales: i
     assert spec.parameters + block_scales(spec) == parameters_and_scales
 
 
-@pytest.mark.parametrize(
-    ("name", "tensors"), [("Kimi-K2.5", 208_550), ("Kimi-K3", 497_220), ("DeepSeek-V3", 91_991)]
-)
+@pytest.mark.parametrize(("name", "tensors"), [("Kimi-K2.5", 208_550), ("Kimi-K3", 497_220), ("DeepSeek-V3", 91_991)])
 def test_the_number_of_stored_tensors(name: str, tensors: int) -> None:
     assert stored_tensors(model(name)) == tensors
 

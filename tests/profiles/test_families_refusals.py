@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).parent / "data" / "configs"
 
 
 def load(name: str) -> dict[str, Any]:
-    return json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
+    return cast(dict[str, Any], json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def changed(config: dict[str, Any], path: str, value: object) -> dict[str, Any]:
@@ -39,14 +39,24 @@ def changed(config: dict[str, Any], path: str, value: object) -> dict[str, Any]:
         ("DeepSeek-V3", "n_routed_experts", 100_001, "n_routed_experts must be from 1 to 100000, not 100001"),
         ("DeepSeek-V3", "num_experts_per_tok", 257, "num_experts_per_tok 257 must be at most n_routed_experts 256"),
         ("DeepSeek-V3", "first_k_dense_replace", 61, "leaves no layer for the routed experts"),
-        ("DeepSeek-V3", "topk_method", "dice", "topk_method is 'dice', allowed: noaux_tc, greedy, group_limited_greedy"),
+        (
+            "DeepSeek-V3",
+            "topk_method",
+            "dice",
+            "topk_method is 'dice', allowed: noaux_tc, greedy, group_limited_greedy",
+        ),
         ("DeepSeek-V3", "torch_dtype", "int7", "torch_dtype is 'int7', allowed: bfloat16, float16, float32, auto"),
         ("DeepSeek-V3.2", "q_lora_rank", None, "q_lora_rank must be at least 1"),
         ("GLM-5.2", "indexer_types", ["full"], "indexer_types must have 78 entries, not 1"),
         ("GLM-5.2", "indexer_types", ["shared"] * 78, "indexer_types[0] must be full"),
         ("GLM-5.2", "indexer_types", None, "indexer_types is missing"),
         ("Qwen3-32B", "num_key_value_heads", 7, "num_attention_heads 64 must be divisible by num_key_value_heads 7"),
-        ("Meta-Llama-3.1-8B", "num_attention_heads", 24, "hidden_size 4096 must be divisible by num_attention_heads 24"),
+        (
+            "Meta-Llama-3.1-8B",
+            "num_attention_heads",
+            24,
+            "hidden_size 4096 must be divisible by num_attention_heads 24",
+        ),
         ("gpt-oss-20b", "layer_types", ["full_attention", 3], "layer_types must have 24 entries, not 2"),
         ("gpt-oss-20b", "layer_types", ["x"] * 24, "layer_types[0] must be one of full_attention, sliding_attention"),
         ("Qwen3-235B-A22B", "mlp_only_layers", list(range(94)), "leaves no layer for the routed experts"),
