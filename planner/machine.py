@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple
+
+VISIBLE_TOLERANCE: Final = 0.02
+"""Share of the capacity by which GPUs of a group may differ; the group counts with the least of them."""
 
 
 class Gpu(NamedTuple):
     """One accelerator. ``visible`` is what an engine's runtime sees of ``capacity``, with its range.
 
     Rates are per second; ``flops`` maps a number format to dense operations per second. ``link_bytes_per_s`` is one
-    direction of the GPU-to-GPU link inside a node.
+    direction of the GPU-to-GPU link inside a node. ``index`` is the driver's number of the device on its node.
     """
 
     key: str
@@ -28,6 +32,7 @@ class Gpu(NamedTuple):
     pcie_bytes_per_s: float
     unified: bool
     memory_source: str
+    index: int = 0
 
     @property
     def cuda(self) -> float | None:
@@ -78,31 +83,46 @@ class Machine(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def groups(self) -> tuple[GpuGroup, ...]:
-        """GPUs of one kind that appear alike on nodes: tensor parallelism wants equals."""
-        found: dict[tuple[str, int], list[tuple[int, int]]] = {}
-        kinds: dict[tuple[str, int], Gpu] = {}
-        for node_index, node in enumerate(self.nodes):
-            counts: dict[tuple[str, int], int] = {}
-            for gpu in node.gpus:
-                kind = (gpu.key, gpu.visible)
-                counts[kind] = counts.get(kind, 0) + 1
-                kinds[kind] = gpu
-            for kind, count in counts.items():
-                found.setdefault(kind, []).append((node_index, count))
-        return tuple(
-            [
-                GpuGroup(kinds[kind], min(count for _, count in places), tuple(node for node, _ in places))
-                for kind, places in found.items()
-            ]
-        )
+        """GPUs of one kind that appear alike on nodes: tensor parallelism wants equals.
+
+        Nodes with different numbers of a kind give one group per number, over all nodes that have so many.
+        """
+        found = []
+        for alike in _alike([gpu for node in self.nodes for gpu in node.gpus]):
+            keys = {(gpu.key, gpu.visible) for gpu in alike}
+            places = {
+                number: [gpu for gpu in node.gpus if (gpu.key, gpu.visible) in keys]
+                for number, node in enumerate(self.nodes)
+            }
+            for count in dict.fromkeys(len(gpus) for gpus in places.values() if gpus):
+                nodes = tuple([number for number, gpus in places.items() if len(gpus) >= count])
+                indices = tuple([gpu.index for gpu in places[nodes[0]][:count]])
+                found.append(GpuGroup(min(alike, key=lambda gpu: gpu.visible), count, nodes, indices))
+        return tuple(found)
+
+
+def _alike(gpus: Sequence[Gpu]) -> list[list[Gpu]]:
+    """GPUs of one kind whose visible memory differs by no more than what a display or a monitor takes."""
+    classes: list[list[Gpu]] = []
+    for kind in dict.fromkeys(gpu.key for gpu in gpus):
+        distinct = {gpu.visible: gpu for gpu in gpus if gpu.key == kind}
+        members: list[Gpu] = []
+        for visible in sorted(distinct, reverse=True):
+            if members and members[0].visible - visible > VISIBLE_TOLERANCE * members[0].capacity:
+                classes.append(members)
+                members = []
+            members.append(distinct[visible])
+        classes.append(members)
+    return classes
 
 
 class GpuGroup(NamedTuple):
-    """``per_node`` equal GPUs on each of ``nodes``."""
+    """``per_node`` equal GPUs on each of ``nodes``; ``indices`` are the driver's numbers of them on the first node."""
 
     gpu: Gpu
     per_node: int
     nodes: tuple[int, ...]
+    indices: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
 
 from planner.ledger import Device
-from planner.machine import GpuGroup
+from planner.machine import GpuGroup, Node
 from planner.request import PricedRelease, Request
 from planner.sharding import ShardTable
 from profiles.engines import EngineFacts
@@ -126,6 +126,29 @@ class Engine(Protocol):
     def launch(self, request: Request, release: PricedRelease, config: Config) -> LaunchSpec:
         """How the configuration is started."""
         ...
+
+
+def visible_devices(node: Node, used: Sequence[int]) -> dict[str, str]:
+    """Environment that shows an engine the GPUs ``used`` of a node; empty where it would take them by itself.
+
+    Engines take the first GPUs, and CUDA puts the fastest first unless told to follow the driver's numbers.
+    """
+    alike = len({gpu.key for gpu in node.gpus}) == 1
+    vendors = {gpu.vendor for gpu in node.gpus if gpu.index in used}
+    if not used or (alike and list(used) == list(range(len(used)))):
+        return {}
+    listed = ",".join(str(index) for index in used)
+    if vendors == {"nvidia"}:
+        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": listed}
+    return {"HIP_VISIBLE_DEVICES": listed} if vendors == {"amd"} else {}
+
+
+def gpu_environment(request: Request, config: Config) -> dict[str, str]:
+    """The same for a configuration over equal GPUs."""
+    group = config.group
+    if group is None:
+        return {}
+    return visible_devices(request.machine.nodes[group.nodes[0]], group.indices[: min(config.world, group.per_node)])
 
 
 @lru_cache(maxsize=64)

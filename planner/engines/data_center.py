@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from planner.engines.base import Config, Refusal, divisors, powers_of_two
@@ -31,17 +31,23 @@ def layouts(
 ) -> Iterator[Config | Refusal]:
     """Every layout of ``release`` on every group of equal GPUs of the machine, and the refused ones."""
     version = request.narrow.engine_version or engine.facts.default_version
-    for group in request.machine.groups():
+    kv_dtypes = _kv_dtypes(engine, request, version)
+    unknown = unknown_kv(engine.name, kv_dtypes, engine.kv_dtypes(request, version))
+    groups = request.machine.groups()
+    if unknown or not groups:
+        yield unknown or Refusal(None, f"{engine.name} needs a GPU", "use llama.cpp")
+        return
+    for group in groups:
         refusal = unsupported_gpu(group.gpu, release)
         if refusal:
             yield Refusal(None, refusal, "use another engine or release on this GPU")
             continue
         for base in _shapes(engine, request, group, version, attention_dp=attention_dp):
-            refused = refused_layout(request, release, base)
+            refused = refused_layout(request, release, base) or _missing_flag(engine, base)
             if refused:
                 yield Refusal(base, *refused)
                 continue
-            for kv_dtype in _kv_dtypes(engine, request, version):
+            for kv_dtype in kv_dtypes:
                 problem = unsupported_kv(group.gpu, kv_dtype, mla=request.model.uses_mla)
                 if problem:
                     yield Refusal(base._replace(kv_dtype=kv_dtype), problem, "use --kv-dtype bf16")
@@ -52,8 +58,27 @@ def layouts(
 def _kv_dtypes(engine: PoolEngine, request: Request, version: str) -> tuple[str, ...]:
     wanted = request.narrow.kv_dtype
     if wanted:
-        return (wanted,)
+        return ("bf16" if wanted == "f16" else wanted,)
     return ("bf16",) if request.exact else engine.kv_dtypes(request, version)
+
+
+def unknown_kv(engine: str, wanted: Iterable[str], known: Iterable[str]) -> Refusal | None:
+    """Refusal of a KV dtype that the engine does not have at all."""
+    allowed = tuple(dict.fromkeys(("bf16", "fp8", *known)))
+    for dtype in wanted:
+        if dtype not in allowed:
+            return Refusal(None, f"{engine} has no {dtype} KV cache here", f"use --kv-dtype {' or '.join(allowed)}")
+    return None
+
+
+def _missing_flag(engine: PoolEngine, config: Config) -> tuple[str, str] | None:
+    """Reason and remedy when this version cannot be told to start the layout."""
+    assert config.group is not None
+    several = config.world > config.group.per_node
+    for key, needed, what in (("dcp", config.dcp > 1, "decode context parallelism"), ("nodes", several, "several nodes")):
+        if needed and not engine.facts.has_flag(key, config.version):
+            return f"{engine.name} {config.version} has no flag for {what}", "use a newer --engine-version"
+    return None
 
 
 def _shapes(
@@ -191,9 +216,24 @@ def refused_layout(request: Request, release: PricedRelease, config: Config) -> 
             f"tp {config.tp} x pp {config.pp} x dp {config.dp} needs {config.world} GPUs, there are {group.size}",
             f"use at most {group.size} ranks",
         )
+    if config.world > group.per_node and config.world % group.per_node:
+        return (
+            f"{config.world} ranks do not fill nodes of {group.per_node} GPUs",
+            f"use a multiple of {group.per_node} ranks, or one node",
+        )
+    if config.attention_dp and config.tp % config.dp:
+        return (
+            f"attention data parallelism divides tp {config.tp} by dp {config.dp}",
+            "use a dp that divides tp",
+        )
     if model.heads % config.tp:
         allowed = ", ".join(str(d) for d in divisors(model.heads) if d <= group.size)
         return f"{model.heads} attention heads are not divisible by tp {config.tp}", f"use tp {allowed}"
+    kv_heads = max((kv.n_kv_heads for kv in model.kv_groups if kv.layout != "mla"), default=0)
+    attention_tp = config.tp // config.dp if config.attention_dp else config.tp
+    if kv_heads and kv_heads % attention_tp and attention_tp % kv_heads:
+        allowed = ", ".join(str(d) for d in divisors(model.heads) if d <= group.size and not kv_heads % d)
+        return f"{kv_heads} KV heads are neither divided nor replicated by tp {attention_tp}", f"use tp {allowed}"
     if config.pp > model.layers:
         return (
             f"{model.layers} layers cannot make {config.pp} pipeline stages",

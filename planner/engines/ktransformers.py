@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from planner.engines import data_center
-from planner.engines.base import Config, LaunchSpec, Priced, Refusal, powers_of_two
+from planner.engines.base import Config, LaunchSpec, Priced, Refusal, gpu_environment, powers_of_two
 from planner.engines.llamacpp import ENGINE as LLAMA_CPP
 from planner.engines.tensor_parallel import CHECKPOINT, absorbed_mla_bytes, fit, pool_and_devices, shards_of
 from planner.ledger import Device, Entry, exact, ranged, verdict
@@ -49,7 +49,17 @@ class KTransformers:
         if moe is None:
             yield Refusal(None, "KTransformers is for mixtures of experts", "use another engine")
             return
-        for group in request.machine.groups():
+        kv_dtype = "bf16" if request.narrow.kv_dtype in (None, "f16") else request.narrow.kv_dtype
+        unknown = data_center.unknown_kv(self.name, (kv_dtype,), ())
+        narrow, groups = request.narrow, request.machine.groups()
+        refused_ranks = base_refusal(
+            "KTransformers shards by tp only, it has no",
+            (("pp", narrow.pp), ("dp", narrow.dp), ("ep", narrow.ep), ("dcp", narrow.dcp)),
+        )
+        if unknown or refused_ranks or not groups:
+            yield unknown or refused_ranks or Refusal(None, "KTransformers needs an NVIDIA GPU", "use llama.cpp")
+            return
+        for group in groups:
             if group.gpu.vendor != "nvidia":
                 yield Refusal(None, "KTransformers needs an NVIDIA GPU", "use llama.cpp")
                 continue
@@ -63,11 +73,11 @@ class KTransformers:
                 yield Refusal(None, f"{method} needs a CPU with {' or '.join(needed)}", "use llama.cpp")
                 continue
             chunk = int(self.facts.at("chunked_prefill", version).value)
-            tps = (request.narrow.tp,) if request.narrow.tp else powers_of_two(group.per_node)
+            tps = (narrow.tp,) if narrow.tp else (group.per_node,) if request.exact else powers_of_two(group.per_node)
             for tp in tps:
                 base = Config(
                     self.name, version, group._replace(nodes=group.nodes[:1]), tp=tp,
-                    kv_dtype=request.narrow.kv_dtype or "bf16",
+                    kv_dtype=kv_dtype,
                     utilization=request.settings.utilization or self.facts.at("mem_fraction_static", version).value,
                     context=request.demand.context,
                     batched_tokens=request.settings.max_num_batched_tokens or chunk,
@@ -219,7 +229,7 @@ class KTransformers:
         if model.trust_remote_code:
             arguments.append("--trust-remote-code")
         arguments += ["--served-model-name", model.id, "--host", "127.0.0.1", "--port", "30000"]
-        return LaunchSpec(tuple(arguments), {})
+        return LaunchSpec(tuple(arguments), gpu_environment(request, config))
 
 
 def routed_expert_bytes(release: PricedRelease) -> int:

@@ -10,7 +10,7 @@ from typing import Final
 
 from formulas.units import MIB
 from planner.engines import data_center
-from planner.engines.base import Config, LaunchSpec, Priced, Refusal
+from planner.engines.base import Config, LaunchSpec, Priced, Refusal, gpu_environment
 from planner.engines.tensor_parallel import GGUF_REASON, fit, pool_and_devices, shards_of, weight_entries
 from planner.ledger import Entry, ranged
 from planner.request import PricedRelease, Request
@@ -127,7 +127,7 @@ class Sglang:
         shared = (*arguments, "--host", "127.0.0.1", "--port", "30000")
         nodes = 0 if config.group is None else -(-config.world // config.group.per_node)
         if nodes <= 1:
-            return LaunchSpec(shared, {})
+            return LaunchSpec(shared, gpu_environment(request, config))
         per_node = tuple(
             (
                 *shared,
@@ -140,7 +140,7 @@ class Sglang:
             )
             for rank in range(nodes)
         )
-        return LaunchSpec(per_node[0], {}, per_node)
+        return LaunchSpec(per_node[0], gpu_environment(request, config), per_node)
 
 
 ENGINE = Sglang()

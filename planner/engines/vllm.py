@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from planner.engines import data_center
-from planner.engines.base import Config, LaunchSpec, Priced, Refusal
+from planner.engines.base import Config, LaunchSpec, Priced, Refusal, gpu_environment
 from planner.engines.tensor_parallel import (
     GGUF_REASON,
     fit,
@@ -238,7 +238,7 @@ class Vllm:
         nodes = 0 if config.group is None else -(-config.world // config.group.per_node)
         shared = tuple(arguments)
         if nodes <= 1:
-            return LaunchSpec((*shared, "--host", "127.0.0.1", "--port", "8000"), {})
+            return LaunchSpec((*shared, "--host", "127.0.0.1", "--port", "8000"), gpu_environment(request, config))
         per_node = []
         for rank in range(nodes):
             cluster = (
@@ -248,7 +248,7 @@ class Vllm:
             )  # fmt: skip
             tail = ("--host", "127.0.0.1", "--port", "8000") if rank == 0 else (facts.flag("headless", version),)
             per_node.append((*shared, *cluster, *tail))
-        return LaunchSpec(per_node[0], {}, tuple(per_node))
+        return LaunchSpec(per_node[0], gpu_environment(request, config), tuple(per_node))
 
 
 def _shared_width(model: ModelSpec) -> int:
