@@ -85,10 +85,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Rende
     Such a column, and one whose name begins with ``!``, is never broken: half a number is another number.
     """
     drawing = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    cells = [[cell if isinstance(cell, Text) else _cell(cell) for cell in row] for row in rows]
+    cells = [[one if isinstance(one, Text) else line(one) for one in row] for row in rows]
     for place, name in enumerate(columns):
-        head = _cell(name.lstrip(">!"))
-        whole = max(part.cell_len for cell in (head, *(row[place] for row in cells)) for part in cell.split())
+        head = Text(name.lstrip(">!"))
+        whole = max(part.cell_len for text in (head, *(row[place] for row in cells)) for part in text.split())
         drawing.add_column(
             head,
             justify="right" if name.startswith(">") else "left",
@@ -110,8 +110,9 @@ class _AtLeast:
         return console.render(self.view, options.update(width=max(options.max_width, self.width)))
 
 
-def _cell(text: str) -> Text:
-    return Text("\n".join(printable(part) for part in text.split("\n")))
+def cell(*parts: str) -> Text:
+    """A cell of several lines, one for each part."""
+    return Text("\n".join(printable(part) for part in parts))
 
 
 def stacked(*parts: RenderableType | None) -> Group:

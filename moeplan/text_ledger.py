@@ -7,7 +7,7 @@ from itertools import groupby
 from rich.console import RenderableType
 from rich.text import Text
 
-from moeplan.text import BAD, DOUBTFUL, FAINT, GOOD, stacked, table
+from moeplan.text import BAD, DOUBTFUL, FAINT, GOOD, cell, stacked, table
 from moeplan.text_numbers import gib, gib_span, ranges
 from moeplan.text_safe import printable
 from planner.plan import DeviceMemory, LedgerEntry, Memory
@@ -80,18 +80,18 @@ def ledgers(memory: Memory) -> RenderableType:
         rows.append(
             [Text("sum"), gib(total, 2), "", Text(f"of {gib(device.usable_bytes, 2)} that it may use")]
         )
-        name = f"{place}, {device.name}"
+        name = printable(f"{place}, {device.name}")
         parts.append(table((name, ">GiB", "evidence", "formula, and its source"), rows))
     return stacked(*parts)
 
 
 def _entry_row(entry: LedgerEntry) -> list[str | Text]:
-    size = gib(entry.bytes, 2)
+    size: tuple[str, ...] = (gib(entry.bytes, 2),)
     if entry.low_bytes != entry.high_bytes:
-        size += f"\n{gib_span(entry.low_bytes, entry.high_bytes, 2)}"
+        size = (*size, gib_span(entry.low_bytes, entry.high_bytes, 2))
     why = Text(printable(entry.formula))
     why.append(f"\n{printable(entry.source)}", style=FAINT)
-    return [f"{entry.what}\n({entry.kind.replace('_', ' ')})", size, entry.evidence, why]
+    return [cell(entry.what, f"({entry.kind.replace('_', ' ')})"), cell(*size), entry.evidence, why]
 
 
 def _bars(memory: Memory) -> list[Text]:

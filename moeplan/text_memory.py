@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from formulas.units import GB
-from moeplan.text import BAD, DOUBTFUL, FAINT, GOOD, bullets, heading, pairs, stacked, table
+from moeplan.text import BAD, DOUBTFUL, FAINT, GOOD, bullets, cell, heading, pairs, stacked, table
 from moeplan.text_numbers import gib, plural
 from moeplan.text_safe import printable
 from planner.memory_report import ClaimVerdict, MemoryReport, WeightsRow
@@ -125,6 +125,6 @@ def _claims(claims: tuple[ClaimVerdict, ...]) -> RenderableType:
         word, style = _VERDICTS[claim.verdict]
         verdict = Text(word, style=style)
         if claim.off_by:
-            verdict.append(f"\n{claim.off_by}", style="")
-        rows.append([claim.claim, f"{claim.claimed}\n{claim.computed}", verdict, claim.reason])
+            verdict.append(f"\n{printable(claim.off_by)}", style="")
+        rows.append([claim.claim, cell(claim.claimed, claim.computed), verdict, claim.reason])
     return table(("claim", "claimed\ncomputed", "verdict", "why"), rows)

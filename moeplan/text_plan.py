@@ -67,7 +67,7 @@ def estimate_view(plan: Plan) -> RenderableType:
         if rejected.kv_cache is not None:
             parts.append(pairs(_kv_rows(rejected.kv_cache, plan.workload)))
         if rejected.memory is not None:
-            parts += [memory_table(rejected.memory), heading("Ledger"), ledgers(rejected.memory)]
+            parts += [Text(""), memory_table(rejected.memory), heading("Ledger"), ledgers(rejected.memory)]
         else:
             parts.append(line("  There is no ledger: the engine does not get as far as allocating memory."))
     parts.append(_notes(plan))
@@ -150,18 +150,18 @@ def _ranking_row(candidate: Candidate) -> list[str | Text]:
         )
     return [
         str(candidate.rank),
-        f"{candidate.engine.name}, {layout(candidate)}\n{_release(candidate)}",
+        cell(f"{candidate.engine.name}, {layout(candidate)}", _release(candidate)),
         verdict,
-        f"{cache.tokens:,}\n{cache.max_sequences_at_context:,}",
-        f"{span_of(speed.decode_tokens_per_s_per_request)}\n{span_of(speed.decode_tokens_per_s_total)}",
-        f"{span_of(speed.ttft_s)}\n{span_of(speed.tpot_s, 1e3)}",
+        cell(f"{cache.tokens:,}", f"{cache.max_sequences_at_context:,}"),
+        cell(span_of(speed.decode_tokens_per_s_per_request), span_of(speed.decode_tokens_per_s_total)),
+        cell(span_of(speed.ttft_s), span_of(speed.tpot_s, 1e3)),
         speed.bound_by,
     ]
 
 
 def _verdict_line(plan: Plan) -> RenderableType:
     search = plan.search
-    counts = f"{search.fitting:,} fit, {search.tight:,} are tight, {search.rejected:,} do not fit"
+    counts = f"{search.fitting:,} fit, {search.tight:,} tight, {search.rejected:,} do not fit"
     text = f"\n{search.evaluated:,} configurations: {counts}. Ranked by the {plan.objective} objective:"
     if plan.candidates[0].fits:
         return Text(text)
@@ -201,6 +201,7 @@ def _details(candidate: Candidate, plan: Plan, over: str) -> RenderableType:
                 ("cost", _cost(candidate.cost)),
             )
         ),
+        Text(""),
         memory_table(candidate.memory),
         stacked(heading("Warnings"), bullets(warnings, DOUBTFUL)) if warnings else None,
         _command(candidate),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.console import RenderableType
 
-from moeplan.text import FAINT, heading, line, stacked, table
+from moeplan.text import FAINT, cell, heading, line, stacked, table
 from moeplan.text_numbers import gib, plural
 from planner.plan import Rejection
 
@@ -55,7 +55,7 @@ def rejections_view(rejected: Sequence[Rejection], *, everything: bool) -> Rende
     shown = found if everything else found[:MAX_SHOWN]
     rows = [
         [
-            f"{reason.nearest.engine}\n{reason.nearest.quantization}",
+            cell(reason.nearest.engine, reason.nearest.quantization),
             f"{reason.count:,}",
             gib(reason.nearest.short_by_bytes) if reason.nearest.short_by_bytes else "",
             reason.nearest.reason,

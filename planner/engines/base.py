@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
 
@@ -126,6 +126,12 @@ class Engine(Protocol):
     def launch(self, request: Request, release: PricedRelease, config: Config) -> LaunchSpec:
         """How the configuration is started."""
         ...
+
+
+def refused_ranks(lead: str, ranks: Iterable[tuple[str, int | None]]) -> Refusal | None:
+    """Refusal of ranks that an engine does not have, beginning with ``lead``; None when none is asked for."""
+    asked = [f"--{name} {value}" for name, value in ranks if value not in (None, 1)]
+    return Refusal(None, f"{lead} {' '.join(asked)}", "leave it out") if asked else None
 
 
 def visible_devices(node: Node, used: Sequence[int]) -> dict[str, str]:

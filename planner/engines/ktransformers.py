@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from typing import Final
 
 from planner.engines import data_center
-from planner.engines.base import Config, LaunchSpec, Priced, Refusal, gpu_environment, powers_of_two
+from planner.engines.base import (
+    Config,
+    LaunchSpec,
+    Priced,
+    Refusal,
+    gpu_environment,
+    powers_of_two,
+    refused_ranks,
+)
 from planner.engines.llamacpp import ENGINE as LLAMA_CPP
 from planner.engines.tensor_parallel import CHECKPOINT, absorbed_mla_bytes, fit, pool_and_devices, shards_of
 from planner.ledger import Device, Entry, exact, ranged, verdict
@@ -52,12 +60,12 @@ class KTransformers:
         kv_dtype = "bf16" if request.narrow.kv_dtype in (None, "f16") else request.narrow.kv_dtype
         unknown = data_center.unknown_kv(self.name, (kv_dtype,), ())
         narrow, groups = request.narrow, request.machine.groups()
-        refused_ranks = base_refusal(
+        other_ranks = refused_ranks(
             "KTransformers shards by tp only, it has no",
             (("pp", narrow.pp), ("dp", narrow.dp), ("ep", narrow.ep), ("dcp", narrow.dcp)),
         )
-        if unknown or refused_ranks or not groups:
-            yield unknown or refused_ranks or Refusal(None, "KTransformers needs an NVIDIA GPU", "use llama.cpp")
+        if unknown or other_ranks or not groups:
+            yield unknown or other_ranks or Refusal(None, "KTransformers needs an NVIDIA GPU", "use llama.cpp")
             return
         for group in groups:
             if group.gpu.vendor != "nvidia":

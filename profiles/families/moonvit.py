@@ -36,9 +36,11 @@ def moonvit(config: Fields, text_hidden: int, dtype: str) -> tuple[Vision, list[
     def part(name: str, shape: tuple[int, ...], role: Role = "vision_other", count: int = 1) -> TensorGroup:
         return TensorGroup(name, shape, role, "vision", dtype, per_layer=count)
 
-    def norm(name: str, width: int, count: int = 1, bias: bool = norm_bias) -> list[TensorGroup]:
+    def norm(
+        name: str, width: int, count: int = 1, bias: bool = norm_bias, role: Role = "vision_other"
+    ) -> list[TensorGroup]:
         kinds = ("weight", "bias") if bias else ("weight",)
-        return [part(f"{name}.{kind}", (width,), count=count) for kind in kinds]
+        return [part(f"{name}.{kind}", (width,), role, count) for kind in kinds]
 
     def linear(name: str, out: int, width: int, role: Role, bias: bool, count: int = 1) -> list[TensorGroup]:
         # The bias of a row-parallel matrix is added once, after the ranks are summed: it is not divided.
@@ -63,10 +65,10 @@ def moonvit(config: Fields, text_hidden: int, dtype: str) -> tuple[Vision, list[
         *linear(f"{block}mlp.fc0", ffn, hidden, "vision_column", ffn_bias, blocks),
         *linear(f"{block}mlp.fc1", hidden, ffn, "vision_row", ffn_bias, blocks),
         *norm("vision_tower.encoder.final_layernorm", hidden),
-        *(norm("mm_projector.pre_norm", hidden, bias=True) if first else ()),
+        *(norm("mm_projector.pre_norm", hidden, bias=True, role="projector") if first else ()),
         *linear("mm_projector.proj.0", merged, merged, "projector", first),
         *linear("mm_projector.proj.2", text_hidden, merged, "projector", first),
-        *(() if first else norm("mm_projector.post_norm", text_hidden, bias=False)),
+        *(() if first else norm("mm_projector.post_norm", text_hidden, bias=False, role="projector")),
     ]
 
 
