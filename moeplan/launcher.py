@@ -31,9 +31,7 @@ def launch_files(candidate: Candidate, *, model: str, generated_by: str, host: s
     file name that no shell should see.
     """
     if not _ADDRESS.fullmatch(host):
-        raise BadRequest(
-            f"--host: {shortened(host)} is not an address; write 127.0.0.1, 0.0.0.0 or a host name"
-        )
+        raise BadRequest(f"--host: {shortened(host)} is not an address; write 127.0.0.1, 0.0.0.0 or a host name")
     for name in candidate.launch.files:
         if not _FILE.fullmatch(name) or name == SCRIPT:
             raise BadRequest(f"the plan names a file {shortened(name)}, which is not a plain file name")
@@ -50,12 +48,8 @@ def launch_files(candidate: Candidate, *, model: str, generated_by: str, host: s
 def remarks(candidate: Candidate, host: str) -> tuple[str, ...]:
     """What somebody should know before they start the script."""
     found = []
-    if any(
-        "--trust-remote-code" in argv for argv in (candidate.launch.argv, *candidate.launch.per_node_argv)
-    ):
-        found.append(
-            "--trust-remote-code runs Python from the model's repository: pin a revision that you have read"
-        )
+    if any("--trust-remote-code" in argv for argv in (candidate.launch.argv, *candidate.launch.per_node_argv)):
+        found.append("--trust-remote-code runs Python from the model's repository: pin a revision that you have read")
     if host not in LOOPBACK:
         found.append(f"{host}: whoever reaches this address can use the server, which asks for no key")
     if candidate.verdict == "tight":

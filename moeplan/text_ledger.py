@@ -77,12 +77,10 @@ def ledgers(memory: Memory) -> RenderableType:
     for place, device in alike(memory):
         rows = [_entry_row(entry) for entry in device.ledger]
         total = sum(entry.bytes for entry in device.ledger)
-        rows.append(
-            [Text("sum"), gib(total, 2), "", Text(f"of {gib(device.usable_bytes, 2)} that it may use")]
-        )
+        rows.append([Text("sum"), gib(total, 2), "", Text(f"of {gib(device.usable_bytes, 2)} that it may use")])
         name = printable(f"{place}, {device.name}")
-        parts.append(table((name, ">GiB", "evidence", "formula, and its source"), rows))
-    return stacked(*parts)
+        parts += [Text(""), table((name, ">GiB", "evidence", "formula, and its source"), rows)]
+    return stacked(*parts[1:])
 
 
 def _entry_row(entry: LedgerEntry) -> list[str | Text]:
@@ -119,9 +117,7 @@ def _bar(place: str, device: DeviceMemory) -> Text:
 
 def _places(devices: list[DeviceMemory], several_nodes: bool) -> str:
     kind = devices[0].kind
-    indices = {
-        node: [device.index for device in group] for node, group in groupby(devices, key=lambda one: one.node)
-    }
+    indices = {node: [device.index for device in group] for node, group in groupby(devices, key=lambda one: one.node)}
     if len({tuple(found) for found in indices.values()}) == 1:
         where = "" if kind in ("host", "disk") else f" {ranges(next(iter(indices.values())))}"
         nodes = "nodes" if len(indices) > 1 else "node"

@@ -97,11 +97,5 @@ def _value(name: str, fact: Fact[object]) -> str:
             return f"{value / GB:,.1f} GB/s"
         if name.endswith("_bytes"):
             return f"{value / GIB:,.2f} GiB" if value >= GIB // 100 or value == 0 else f"{value:,} bytes"
-        return (
-            f"{value:,.0f} W"
-            if name.endswith("_w")
-            else f"{value:,g}"
-            if isinstance(value, float)
-            else f"{value:,}"
-        )
+        return f"{value:,.0f} W" if name.endswith("_w") else f"{value:,g}" if isinstance(value, float) else f"{value:,}"
     return str(value)

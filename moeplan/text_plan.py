@@ -12,6 +12,7 @@ from moeplan.text import (
     FAINT,
     VERDICT_STYLES,
     bullets,
+    cell,
     heading,
     line,
     pairs,
@@ -115,9 +116,7 @@ def layout(candidate: Candidate) -> str:
     if offload.cpu_expert_layers and gpus:
         kept = f" but {offload.gpu_experts_per_layer} a layer" if offload.gpu_experts_per_layer else ""
         parts.append(
-            f"{plural(offload.cpu_expert_layers, 'layer')}' experts{kept} in RAM".replace(
-                "layer' ", "layer's "
-            )
+            f"{plural(offload.cpu_expert_layers, 'layer')}' experts{kept} in RAM".replace("layer' ", "layer's ")
         )
     if offload.disk:
         parts.append(f"{gib(offload.disk_bytes)} GiB on disk")
@@ -127,9 +126,7 @@ def layout(candidate: Candidate) -> str:
 def ranks(parallel: Parallel) -> str:
     """``TP8 EP8``; what is 1 is left out."""
     names = ("tp", "pp", "dp", "ep", "dcp")
-    return " ".join(
-        f"{name.upper()}{getattr(parallel, name)}" for name in names if getattr(parallel, name) > 1
-    )
+    return " ".join(f"{name.upper()}{getattr(parallel, name)}" for name in names if getattr(parallel, name) > 1)
 
 
 def ranking(plan: Plan) -> RenderableType:
@@ -145,9 +142,7 @@ def _ranking_row(candidate: Candidate) -> list[str | Text]:
     device, speed, cache = tightest(candidate.memory), candidate.performance, candidate.kv_cache
     verdict = Text(candidate.verdict, style=VERDICT_STYLES[candidate.verdict])
     if device is not None:
-        verdict.append(
-            f"\n{gib_span(device.free_low_bytes, device.free_high_bytes)}", style=free_style(device)
-        )
+        verdict.append(f"\n{gib_span(device.free_low_bytes, device.free_high_bytes)}", style=free_style(device))
     return [
         str(candidate.rank),
         cell(f"{candidate.engine.name}, {layout(candidate)}", _release(candidate)),
@@ -180,9 +175,7 @@ def _details(candidate: Candidate, plan: Plan, over: str) -> RenderableType:
     speed, warnings = candidate.performance, candidate.warnings
     admitted = ""
     if speed.effective_concurrency < plan.workload.concurrency:
-        admitted = (
-            f", {speed.effective_concurrency:,.3g} of {plan.workload.concurrency:,} requests run at a time"
-        )
+        admitted = f", {speed.effective_concurrency:,.3g} of {plan.workload.concurrency:,} requests run at a time"
     decode = (
         f"{span_of(speed.decode_tokens_per_s_per_request)} tok/s for each request, "
         f"{span_of(speed.decode_tokens_per_s_total)} tok/s in total, {span_of(speed.tpot_s, 1e3)} ms a token"
@@ -246,9 +239,7 @@ def _command(candidate: Candidate) -> RenderableType | None:
     argv = nodes[0] if nodes else launch.argv
     if not argv:
         return None
-    several = (
-        f" (node 0 of {len(nodes)}; `moeplan launch` writes the script of all)" if len(nodes) > 1 else ""
-    )
+    several = f" (node 0 of {len(nodes)}; `moeplan launch` writes the script of all)" if len(nodes) > 1 else ""
     rows = [f"  {row}" for row in command_lines(argv)]
     environment = [f"  {assignment} \\" for assignment in assignments(launch.env)]
     return stacked(heading(f"Start{several}"), *(verbatim(row) for row in (*environment, *rows)))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import RenderableType
+from rich.text import Text
 
 from moeplan.text import FAINT, cell, heading, line, stacked, table
 from moeplan.text_numbers import gib, plural
@@ -53,7 +54,7 @@ def rejections_view(rejected: Sequence[Rejection], *, everything: bool) -> Rende
     if not found:
         return None
     shown = found if everything else found[:MAX_SHOWN]
-    rows = [
+    rows: list[list[str | Text]] = [
         [
             cell(reason.nearest.engine, reason.nearest.quantization),
             f"{reason.count:,}",

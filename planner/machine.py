@@ -13,7 +13,7 @@ class Gpu(NamedTuple):
     """One accelerator. ``visible`` is what an engine's runtime sees of ``capacity``, with its range.
 
     Rates are per second; ``flops`` maps a number format to dense operations per second. ``link_bytes_per_s`` is one
-    direction of the GPU-to-GPU link inside a node. ``index`` is the driver's number of the device on its node.
+    direction of the GPU-to-GPU link inside a node. ``driver_index`` is the driver's number of the device on its node.
     """
 
     key: str
@@ -32,7 +32,7 @@ class Gpu(NamedTuple):
     pcie_bytes_per_s: float
     unified: bool
     memory_source: str
-    index: int = 0
+    driver_index: int = 0
 
     @property
     def cuda(self) -> float | None:
@@ -96,7 +96,7 @@ class Machine(NamedTuple):
             }
             for count in dict.fromkeys(len(gpus) for gpus in places.values() if gpus):
                 nodes = tuple([number for number, gpus in places.items() if len(gpus) >= count])
-                indices = tuple([gpu.index for gpu in places[nodes[0]][:count]])
+                indices = tuple([gpu.driver_index for gpu in places[nodes[0]][:count]])
                 found.append(GpuGroup(min(alike, key=lambda gpu: gpu.visible), count, nodes, indices))
         return tuple(found)
 

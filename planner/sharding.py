@@ -8,6 +8,7 @@ block scales that do not divide are rounded up as the engine rounds them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -179,6 +180,7 @@ def _bucket(
     return other
 
 
+@lru_cache(maxsize=1024)
 def stage_layers(layers: int, pp: int) -> tuple[tuple[int, int], ...]:
     """First and stop layer of each pipeline stage, as vLLM and SGLang divide them.
 

@@ -68,9 +68,7 @@ _TEXTS: Final = tuple(field.name for field in fields(Options) if field.name not 
 
 def add_model(parser: Parser) -> None:
     """The model that the command is about."""
-    parser.add_argument(
-        "model", metavar="MODEL", help="a built-in id (`moeplan models`), a config.json or its folder"
-    )
+    parser.add_argument("model", metavar="MODEL", help="a built-in id (`moeplan models`), a config.json or its folder")
 
 
 def add_hardware(parser: Parser) -> None:

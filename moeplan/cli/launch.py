@@ -30,9 +30,7 @@ def register(parser: Parser) -> None:
     parser.usage = "%(prog)s PLAN [flags]"
     parser.add_argument("plan", metavar="PLAN", help="a plan that `moeplan plan --output` wrote")
     add_flags(parser, "what to write", FLAGS)
-    parser.add_argument(
-        "-o", "--output-folder", metavar="DIR", dest="folder", help="write files there, not stdout"
-    )
+    parser.add_argument("-o", "--output-folder", metavar="DIR", dest="folder", help="write files there, not stdout")
     parser.add_argument("--force", action="store_true", help="overwrite files that are there")
 
 
@@ -54,9 +52,7 @@ def run(args: Namespace) -> int:
     if args.folder is not None:
         _write(Path(args.folder), files, force=args.force)
     if args.json:
-        print_json(
-            json.dumps({"schema": "moeplan.launch/1", "rank": candidate.rank, "host": host, "files": files})
-        )
+        print_json(json.dumps({"schema": "moeplan.launch/1", "rank": candidate.rank, "host": host, "files": files}))
     elif args.folder is None:
         if len(files) > 1:
             raise BadRequest(f"this configuration needs {len(files)} files: give a folder with -o")

@@ -140,7 +140,7 @@ def visible_devices(node: Node, used: Sequence[int]) -> dict[str, str]:
     Engines take the first GPUs, and CUDA puts the fastest first unless told to follow the driver's numbers.
     """
     alike = len({gpu.key for gpu in node.gpus}) == 1
-    vendors = {gpu.vendor for gpu in node.gpus if gpu.index in used}
+    vendors = {gpu.vendor for gpu in node.gpus if gpu.driver_index in used}
     if not used or (alike and list(used) == list(range(len(used)))):
         return {}
     listed = ",".join(str(index) for index in used)

@@ -75,7 +75,10 @@ def _missing_flag(engine: PoolEngine, config: Config) -> tuple[str, str] | None:
     """Reason and remedy when this version cannot be told to start the layout."""
     assert config.group is not None
     several = config.world > config.group.per_node
-    for key, needed, what in (("dcp", config.dcp > 1, "decode context parallelism"), ("nodes", several, "several nodes")):
+    for key, needed, what in (
+        ("dcp", config.dcp > 1, "decode context parallelism"),
+        ("nodes", several, "several nodes"),
+    ):
         if needed and not engine.facts.has_flag(key, config.version):
             return f"{engine.name} {config.version} has no flag for {what}", "use a newer --engine-version"
     return None

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from formulas.kv_cache import UnsupportedKvDtype, padded_cells
-from planner.engines.base import Config, LaunchSpec, Pool, Priced, Refusal
+from planner.engines.base import Config, LaunchSpec, Pool, Priced, Refusal, refused_ranks, visible_devices
 from planner.kv import group_bytes_per_token, layout_name
 from planner.ledger import Device, Entry, exact, ranged, verdict
 from planner.machine import Gpu, GpuGroup, Host, Node
@@ -19,8 +19,14 @@ from planner.sharding import ShardTable, build_shards
 from profiles.engines import EngineFacts, load_engine
 from profiles.model import ModelSpec
 
+ROUTED: Final = "routed experts"
 GGUF_TENSORS: Final = "tensor list of the GGUF release"
 LARGE_UBATCH: Final = 4096
+CACHE_TYPES: Final = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+"""What --cache-type-k and --cache-type-v take. Source: llama.cpp common/arg.cpp."""
+PLAIN_CACHE_TYPES: Final = ("f32", "f16", "bf16")
+ASSUMED_LOW, ASSUMED_HIGH = 0.97, 1.03
+"""Range of weights whose tensor types are not exactly known."""
 KV_SOURCE: Final = "llama.cpp KV cells, verified to the byte"
 
 
@@ -44,18 +50,15 @@ class LlamaCpp:
         node = request.machine.nodes[node_index]
         gpus = [gpu for gpu in node.gpus if gpu.vendor in ("nvidia", "amd", "apple", "intel")]
         narrow = request.narrow
-        refused = [
-            f"--{name} {value}"
-            for name, value in (("tp", narrow.tp), ("dp", narrow.dp), ("ep", narrow.ep), ("dcp", narrow.dcp))
-            if value not in (None, 1)
-        ]
+        ranks = (("tp", narrow.tp), ("pp", narrow.pp), ("dp", narrow.dp), ("ep", narrow.ep), ("dcp", narrow.dcp))
+        refused = refused_ranks("llama.cpp places layers, it has no", ranks) or self._refused_cache(request)
         if refused:
-            yield Refusal(None, f"llama.cpp places layers, it has no {' '.join(refused)}", "leave it out")
+            yield refused
             return
         group = GpuGroup(gpus[0], len(gpus), (node_index,)) if gpus else None
         for dtype in self._kv_dtypes(request):
             try:
-                cell_bytes(request.model, dtype)
+                cell_bytes(request.model, dtype, request.settings.cache_type_v)
             except UnsupportedKvDtype as error:
                 yield Refusal(None, str(error), "use --kv-dtype f16")
                 continue
@@ -81,13 +84,27 @@ class LlamaCpp:
             return ("f16" if wanted == "bf16" and request.settings.cache_type_k is None else wanted,)
         return ("f16",) if request.exact else ("f16", "q8_0")
 
+    def _refused_cache(self, request: Request) -> Refusal | None:
+        """Refusal of cache types that llama.cpp does not have, or not together."""
+        settings = request.settings
+        for flag, dtype in (
+            ("--kv-dtype or --cache-type-k", self._kv_dtypes(request)[0]),
+            ("--cache-type-v", settings.cache_type_v),
+        ):
+            if dtype is not None and dtype not in CACHE_TYPES:
+                return Refusal(None, f"llama.cpp has no {dtype} KV cache", f"use {flag} {', '.join(CACHE_TYPES)}")
+        value_type = settings.cache_type_v or self._kv_dtypes(request)[0]
+        if settings.flash_attention is False and value_type not in PLAIN_CACHE_TYPES:
+            return Refusal(None, f"llama.cpp needs flash attention for a V cache in {value_type}", "leave it on")
+        return None
+
     def price(self, request: Request, release: PricedRelease, config: Config) -> Priced:
         """Place the layers, then write the ledger of every GPU, of RAM and of the disk."""
         node = request.machine.nodes[config.group.nodes[0] if config.group else _largest_node(request)]
         model = request.model
         shards = _shards(request, release)
         cells = self.cells(request, config)
-        per_layer_kv = cells * cell_bytes(model, config.kv_dtype) if model.layers else 0
+        per_layer_kv = cells * cell_bytes(model, config.kv_dtype, request.settings.cache_type_v) if model.layers else 0
         gpus = node.gpus[: len(config.placement)]
         if not gpus:
             return self._price_host_only(request, release, config, node, shards, cells, per_layer_kv)
@@ -117,11 +134,14 @@ class LlamaCpp:
         gpus = node.gpus[: len(config.placement)]
         context = self.facts.at("gpu_context_bytes", "0")
         compute = self.compute_entry(request, config, cells, on_gpu=True)
-        head = shards.lm_head + shards.norms
-        always = [layer.always + kv for layer in shards.layers]
-        experts = [layer.expert * layer.experts for layer in shards.layers]
-        first_moe = next((i for i, size in enumerate(experts) if size), 0)
+        expert_sizes = [layer.expert * layer.experts for layer in shards.layers]
+        first_moe = next((i for i, size in enumerate(expert_sizes) if size), 0)
         for pessimistic in (True, False):
+            # What the ledger may count is what has to fit, so weights of an assumed mixture are placed at that size.
+            factor = 1.0 if release.tensors.evidence == "exact" else ASSUMED_HIGH if pessimistic else ASSUMED_LOW
+            head = (shards.lm_head + shards.norms) * factor
+            always = [layer.always * factor + kv for layer in shards.layers]
+            experts = [size * factor for size in expert_sizes]
             caps = [
                 (gpu.visible_low - context.high - compute.high) if pessimistic else (gpu.visible_high - context.low - compute.low)
                 for gpu in gpus
@@ -144,10 +164,10 @@ class LlamaCpp:
             if best is not None:
                 placed, on_cpu = best
                 return placed, 0 if on_cpu <= first_moe else on_cpu
-        on_cpu = request.settings.n_cpu_moe if request.settings.n_cpu_moe is not None else len(always)
-        share = -(-len(always) // len(gpus))
-        spread = [max(0, min(share, len(always) - share * i)) for i in range(len(gpus))]
-        return tuple(spread), on_cpu
+        layers, wanted = model_layers(shards), request.settings.n_cpu_moe
+        share = -(-layers // len(gpus))
+        spread = [max(0, min(share, layers - share * i)) for i in range(len(gpus))]
+        return tuple(spread), layers if wanted is None else min(wanted, layers)
 
     def _ledger(
         self,
@@ -179,7 +199,7 @@ class LlamaCpp:
                     f"layers {first}-{stop - 1} without routed experts",
                     sum([layer.always for layer in layers]),
                 ),
-                self._weights(release, "routed experts", experts),
+                self._weights(release, ROUTED, experts),
             ]
             if index == len(gpus) - 1:
                 entries.append(self._weights(release, "head and final norm", shards.lm_head + shards.norms))
@@ -329,8 +349,8 @@ class LlamaCpp:
             "weights",
             what,
             size,
-            size * 0.97,
-            size * 1.03,
+            size * ASSUMED_LOW,
+            size * ASSUMED_HIGH,
             "sum of tensor bytes, scaled to the published size",
             GGUF_TENSORS,
             "assumed",
@@ -362,13 +382,7 @@ class LlamaCpp:
         )  # fmt: skip
         reason = ""
         if result == "no":
-            worst = min(gpu_like, key=lambda device: device.free_high)
-            reason = (
-                "experts must leave the GPUs and the size of RAM is not known (--ram)" if worst.kind == "host" and not worst.capacity
-                else "the experts kept in RAM exceed it" if worst.kind == "host" and config.placement
-                else "the model does not fit in RAM" if worst.kind == "host"
-                else "attention, KV cache and compute buffers exceed a GPU"
-            )  # fmt: skip
+            reason = shortage(min(gpu_like, key=lambda device: device.free_high), config)
         warnings = []
         if all(device.kind == "gpu" for device in devices):
             warnings.append(
@@ -387,7 +401,7 @@ class LlamaCpp:
             "--ctx-size", str(total), "--parallel", str(config.sequences),
             "--batch-size", str(self.batch(request, config)),
             "--ubatch-size", str(config.batched_tokens),
-            "--flash-attn", "on", "--cache-type-k", config.kv_dtype, "--cache-type-v", request.settings.cache_type_v or config.kv_dtype,
+            "--flash-attn", "off" if request.settings.flash_attention is False else "on", "--cache-type-k", config.kv_dtype, "--cache-type-v", request.settings.cache_type_v or config.kv_dtype,
             "--fit", "off",
         ]  # fmt: skip
         if config.sequences > 1:
@@ -395,7 +409,9 @@ class LlamaCpp:
         if config.placement:
             arguments += ["--n-gpu-layers", "999"]
             if len(config.placement) > 1:
-                arguments += ["--tensor-split", ",".join(str(count) for count in config.placement)]
+                # The output layer counts as one more layer, and the plan has it on the last GPU.
+                shares = (*config.placement[:-1], config.placement[-1] + 1)
+                arguments += ["--tensor-split", ",".join(str(share) for share in shares)]
             if config.cpu_expert_layers:
                 arguments += ["--n-cpu-moe", str(config.cpu_expert_layers)]
         else:
@@ -403,7 +419,9 @@ class LlamaCpp:
         if config.disk_bytes:
             arguments.append(self.facts.flag("no_repack", config.version))
         arguments += ["--jinja", "--alias", model.id, "--host", "127.0.0.1", "--port", "8080"]
-        return LaunchSpec(tuple(arguments), {})
+        node = request.machine.nodes[config.group.nodes[0]] if config.group else None
+        used = [gpu.driver_index for gpu in node.gpus[: len(config.placement)]] if node else []
+        return LaunchSpec(tuple(arguments), visible_devices(node, used) if node else {})
 
 
 def compute_buffer_bytes(
@@ -430,9 +448,24 @@ def compute_buffer_bytes(
     return u * (mask + 4 * (hidden_copies * embedding + max(out, moe, 3 * model.dense_ffn, attention)) + 28)
 
 
-def cell_bytes(model: ModelSpec, dtype: str) -> int:
+def shortage(worst: Device, config: Config) -> str:
+    """Why a configuration does not fit, from its shortest device."""
+    if worst.kind == "unified":
+        return "the model does not fit in the unified memory"
+    if worst.kind == "gpu":
+        experts = any(entry.what == ROUTED for entry in worst.entries)
+        return f"{'layers' if experts else 'attention, KV cache'} and compute buffers exceed a GPU"
+    if not config.placement:
+        return "the model does not fit in RAM" if worst.capacity else "the size of RAM is not known (--ram)"
+    if not worst.capacity:
+        return "experts must leave the GPUs and the size of RAM is not known (--ram)"
+    return "the experts kept in RAM exceed it"
+
+
+def cell_bytes(model: ModelSpec, dtype: str, dtype_v: str | None = None) -> int:
     """Bytes of one KV cell averaged over layers (all layers of these models cache alike in llama.cpp)."""
-    total = sum([group_bytes_per_token(group, dtype) * len(group.layers) for group in model.kv_groups])
+    sizes = [group_bytes_per_token(group, dtype, 1, dtype_v) * len(group.layers) for group in model.kv_groups]
+    total = sum(sizes)
     return total // max(sum([len(group.layers) for group in model.kv_groups]), 1)
 
 
@@ -442,16 +475,16 @@ def model_layers(shards: ShardTable) -> int:
 
 
 def _balanced(
-    always: list[int], experts: list[int], on_cpu: int, caps: list[float], head: int
+    always: list[float], experts: list[float], on_cpu: int, caps: list[float], head: float
 ) -> tuple[int, ...] | None:
     """Contiguous layers per GPU such that each stays below its cap, filling from the first GPU; None if impossible."""
     counts = [0] * len(caps)
-    gpu, used = 0, 0
+    gpu, used = 0, 0.0
     last = len(caps) - 1
     for layer, size in enumerate(always):
         size += experts[layer] if layer >= on_cpu else 0
         while used + size + (head if gpu == last else 0) > caps[gpu]:
-            gpu, used = gpu + 1, 0
+            gpu, used = gpu + 1, 0.0
             if gpu > last:
                 return None
         used += size

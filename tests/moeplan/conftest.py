@@ -10,7 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from hwdetect.inventory import Cpu, Disk, FloatFact, Gpu, GpuMemory, GpuStatus, HostMemory, IntFact, Inventory, Node, TextFact
+from hwdetect.inventory import (
+    Cpu,
+    Disk,
+    FloatFact,
+    Gpu,
+    GpuMemory,
+    GpuStatus,
+    HostMemory,
+    IntFact,
+    Inventory,
+    Node,
+    TextFact,
+)
 from planner.memory_report import ClaimVerdict, KvCacheRow, MemoryReport, ParameterCounts, WeightsRow
 from planner.plan import (
     Candidate,
@@ -65,7 +77,9 @@ def golden() -> Callable[[str, str], None]:
         path = GOLDEN / name
         if os.environ.get("MOEPLAN_WRITE_GOLDEN"):
             path.write_bytes(text.encode())
-        assert path.read_bytes().decode() == text, f"renew {name}: MOEPLAN_WRITE_GOLDEN=1 python -m pytest tests/moeplan"
+        assert path.read_bytes().decode() == text, (
+            f"renew {name}: MOEPLAN_WRITE_GOLDEN=1 python -m pytest tests/moeplan"
+        )
 
     return compare
 
@@ -85,7 +99,9 @@ def entry(kind: str, what: str, gib: float, spread: float = 0.0) -> LedgerEntry:
     )
 
 
-def device(kind: str, index: int, usable: float, ledger: tuple[LedgerEntry, ...], *, node: int = 0, name: str = "NVIDIA H200") -> DeviceMemory:
+def device(
+    kind: str, index: int, usable: float, ledger: tuple[LedgerEntry, ...], *, node: int = 0, name: str = "NVIDIA H200"
+) -> DeviceMemory:
     """A device whose sums are those of its ledger."""
     room = int(usable * GIB)
 
@@ -144,7 +160,9 @@ def fitting(rank: int = 1) -> Candidate:
     return Candidate(
         rank=rank,
         engine=EngineRef(name="vllm", version="0.18.0"),
-        quantization=QuantizationRef(name="int4", publisher="org", release="org/Model-A", bytes=595148192736, evidence="exact"),
+        quantization=QuantizationRef(
+            name="int4", publisher="org", release="org/Model-A", bytes=595148192736, evidence="exact"
+        ),
         parallel=Parallel(tp=8, pp=1, dp=1, ep=8, dcp=1),
         offload=Offload(),
         verdict="fits",
@@ -171,8 +189,20 @@ def offloaded(rank: int = 2) -> Candidate:
     """One GPU, the experts in RAM and on disk; tight."""
     memory = Memory(
         devices=(
-            device("gpu", 0, 23.6, (entry("weights", "attention", 12.1), entry("compute", "graph", 10.5, 1.5)), name="NVIDIA GeForce RTX 4090"),
-            device("host", 0, 476.8, (entry("weights", "experts", 402.2), entry("overhead", "the rest", 3.0, 1.0)), name="AMD EPYC 9004"),
+            device(
+                "gpu",
+                0,
+                23.6,
+                (entry("weights", "attention", 12.1), entry("compute", "graph", 10.5, 1.5)),
+                name="NVIDIA GeForce RTX 4090",
+            ),
+            device(
+                "host",
+                0,
+                476.8,
+                (entry("weights", "experts", 402.2), entry("overhead", "the rest", 3.0, 1.0)),
+                name="AMD EPYC 9004",
+            ),
         )
     )
     return fitting(rank).model_copy(
@@ -264,7 +294,9 @@ def empty_plan() -> Plan:
 @pytest.fixture
 def two_node_plan() -> Plan:
     """A candidate over two nodes, whose command holds the head node's address in both forms."""
-    devices = tuple(device("gpu", index, 72.9, gpu_ledger(36.5 - node), node=node) for node in range(2) for index in range(8))
+    devices = tuple(
+        device("gpu", index, 72.9, gpu_ledger(36.5 - node), node=node) for node in range(2) for index in range(8)
+    )
     shared = (*ARGV[:5], "--nnodes", "2", "--node-rank")
     launch = Launch(
         argv=(*shared, "0", "--master-addr", "HEAD_ADDRESS", "--host", "127.0.0.1"),
@@ -306,11 +338,14 @@ def report() -> MemoryReport:
             WeightsRow(
                 quantization="bf16", publisher="hypothetical", release="", status="hypothetical", bytes=2053758752736,
                 bytes_by_class={"routed_experts": 2053756739552, "norms": 2013184},
-                active_bytes_per_token=63372000000, evidence="modelled", includes_vision=False, note="nobody publishes it",
+                active_bytes_per_token=63372000000, evidence="modelled", includes_vision=False,
+                note="nobody publishes it",
             ),
         ),
         kv_cache=(
-            KvCacheRow(layout="mla", dtype="bf16", bytes_per_token=70272.0, bytes=18421383168, tokens=262144, sequences=1),
+            KvCacheRow(
+                layout="mla", dtype="bf16", bytes_per_token=70272.0, bytes=18421383168, tokens=262144, sequences=1
+            ),
             KvCacheRow(
                 layout="mla_expanded_mha", dtype="bf16", bytes_per_token=2498560.0, bytes=654982512640, tokens=262144,
                 sequences=1, note="for comparison: 35.6 times the latent",
@@ -324,12 +359,16 @@ def report() -> MemoryReport:
 def claims_report(report: MemoryReport) -> MemoryReport:
     """The same with a right, a wrong and an open claim."""
     claims = (
-        ClaimVerdict(claim="3.2 % are active", claimed="3.2 %", computed="3.20%", verdict="right", reason="counted", source="a"),
+        ClaimVerdict(
+            claim="3.2 % are active", claimed="3.2 %", computed="3.20%", verdict="right", reason="counted", source="a"
+        ),
         ClaimVerdict(
             claim="it runs on 2x H100", claimed="2x H100", computed="595.1 GB against 171 GB", verdict="wrong",
             off_by="424 GB short", reason="the weights alone need 3.5 times the memory", source="a",
         ),
-        ClaimVerdict(claim="it is pleasant", claimed="yes", computed="-", verdict="not_checkable", reason="taste", source="a"),
+        ClaimVerdict(
+            claim="it is pleasant", claimed="yes", computed="-", verdict="not_checkable", reason="taste", source="a"
+        ),
     )  # fmt: skip
     return report.model_copy(update={"claims": claims})
 
@@ -360,4 +399,4 @@ def inventory() -> Inventory:
         disks=(Disk(mount="/data", free_bytes=IntFact.reported(2 * 10**12, "statvfs /data")),),
         environment={"CUDA_VISIBLE_DEVICES": "0,1"},
     )
-    return Inventory(nodes=(node,), notes=("something to know",))  # type: ignore[call-arg]
+    return Inventory(nodes=(node,), notes=("something to know",))

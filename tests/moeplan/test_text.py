@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from hwdetect.inventory import Inventory
-from moeplan.text import WIDTH, drawn, line, show, table, verbatim
+from moeplan.text import WIDTH, drawn, line, show, stacked, table, verbatim
 from moeplan.text_catalogue import hardware_view, models_view
 from moeplan.text_machine import inventory_view
 from moeplan.text_memory import memory_view
@@ -77,14 +78,21 @@ def test_inventory(inventory: Inventory, golden: Golden) -> None:
 
 
 def test_models_and_hardware(golden: Golden) -> None:
-    golden("models.txt", drawn(models_view([load_model("kimi-k2.5"), load_model("llama-3.1-70b")])))
+    models = [replace(load_model(name), releases=()) for name in ("kimi-k2.5", "llama-3.1-70b")]
+    golden("models.txt", drawn(models_view(models)))
     gpus = [load_gpu(key) for key in ("h200-sxm-141", "rtx-4090-24")]
     golden("hardware.txt", drawn(hardware_view(gpus, [load_cpu("epyc-9004")])))
 
 
 def test_every_table_fits_in_a_hundred_columns(plan: Plan, report: MemoryReport, inventory: Inventory) -> None:
     everything = hardware_view([load_gpu(key) for key in gpu_keys()], [load_cpu(key) for key in cpu_keys()])
-    views = [plan_view(plan, explain=True), estimate_view(plan), memory_view(report), inventory_view(inventory), everything]
+    views = [
+        plan_view(plan, explain=True),
+        estimate_view(plan),
+        memory_view(report),
+        inventory_view(inventory),
+        everything,
+    ]
     for view in views:
         assert max(len(row) for row in drawn(view).splitlines()) <= WIDTH
 
@@ -92,13 +100,13 @@ def test_every_table_fits_in_a_hundred_columns(plan: Plan, report: MemoryReport,
 @pytest.mark.parametrize("width", [20, 60, 80])
 def test_a_narrow_terminal_never_cuts_a_number(plan: Plan, width: int) -> None:
     text = drawn(plan_view(plan), width)
-    for number in ("1,576,297", "48.9-52.4", "502-832", "0.24-0.37", "128.6"):
+    for number in ("1,576,297", "47.3-50.8", "502-832", "0.24-0.37", "128.6"):
         assert number in text
 
 
 def test_a_command_is_never_broken() -> None:
     command = f"--{'x' * 300}"
-    assert drawn(verbatim(command), 40) == f"{command}\n"
+    assert drawn(stacked(verbatim(command)), 40) == f"{command}\n"
 
 
 def test_untrusted_text_is_shown_and_not_obeyed(plan: Plan) -> None:
@@ -110,7 +118,7 @@ def test_untrusted_text_is_shown_and_not_obeyed(plan: Plan) -> None:
             "rejected": (Rejection(engine=evil, quantization=evil, parallel=None, reason=evil, remedy=evil),),
         }
     )
-    text = drawn(plan_view(changed, explain=True), 300)
+    text = drawn(plan_view(changed, explain=True), 400)
     assert text.count(r"[red]\x1b[2Jname[/red]\n\u202e") == 6
     assert all(part.isprintable() for part in text.splitlines())
 

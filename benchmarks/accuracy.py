@@ -1,0 +1,222 @@
+"""Predictions beside published measurements: writes docs/accuracy.md. Run from a checkout: python benchmarks/accuracy.py
+
+The rows are those of profiles/measured. Nothing here is fitted row by row; what the model's constants were taken from is
+said in their own source lines, so these rows are partly what it was calibrated on and partly not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from moeplan import estimate  # noqa: E402
+from planner.errors import BadRequest, Undetermined  # noqa: E402
+from planner.plan import Candidate, Plan, Rejection  # noqa: E402
+
+MEASURED = ROOT / "profiles" / "measured"
+CONFIGS = ROOT / "tests" / "profiles" / "data" / "configs"
+BUILT_IN = {
+    "deepseek-r1": "deepseek-r1",
+    "deepseek-v3": "deepseek-v3",
+    "qwen3-235b-a22b-instruct": "qwen3-235b-a22b",
+    "qwen3-235b-a22b-fp8": f"{CONFIGS}/Qwen3-235B-A22B-FP8.json",
+    "llama-3.1-70b": "llama-3.1-70b",
+    "llama-3.1-8b": f"{CONFIGS}/Meta-Llama-3.1-8B.json",
+    "mixtral-8x7b": f"{CONFIGS}/Mixtral-8x7B-v0.1.json",
+    "qwen3-32b": f"{CONFIGS}/Qwen3-32B.json",
+    "gpt-oss-120b": f"{CONFIGS}/gpt-oss-120b.json",
+    "kimi-k2-instruct": "kimi-k2",
+    "kimi-k2.5": "kimi-k2.5",
+    "glm-5-fp8": f"{CONFIGS}/GLM-5-FP8.json",
+    "minimax-m2.5": f"{CONFIGS}/MiniMax-M2.5.json",
+}
+GPUS = {
+    "A100 80GB": "A100-80", "AMD MI300X": "mi300x", "H200 141GB": "H200", "H100-80GB": "H100", "H100 80GB": "H100",
+    "H100 80GB (79.18 GiB)": "H100",
+}  # fmt: skip
+GIB = 1 << 30
+
+
+class Row(NamedTuple):
+    """One comparison."""
+
+    case: str
+    measured: float
+    low: float
+    expected: float
+    high: float
+
+    @property
+    def inside(self) -> bool:
+        """Whether the measurement lies in the predicted range."""
+        return self.low <= self.measured <= self.high
+
+    @property
+    def error(self) -> float:
+        """Expected over measured, minus one."""
+        return self.expected / self.measured - 1
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """Measurements of one file."""
+    rows: list[dict[str, Any]] = json.loads((MEASURED / name).read_text(encoding="utf-8"))
+    return rows
+
+
+def model_of(text: str) -> str | None:
+    """Our name of a measured model; None when it has no configuration here."""
+    name = text.split("/")[-1].lower()
+    return next((ours for theirs, ours in BUILT_IN.items() if name.startswith(theirs)), None)
+
+
+def priced(row: dict[str, Any], **options: Any) -> Candidate | Rejection | str:
+    """The estimate of a measured configuration, or why there is none."""
+    model = model_of(row["model"])
+    if model is None:
+        return "no configuration of this model is at hand"
+    count = row["n_gpu"]
+    gpu = GPUS.get(row["gpu"], row["gpu"])
+    given = {key: value for key, value in row.get("parallel", {}).items() if key in ("tp", "pp", "dp", "ep", "dcp")}
+    if "dcp" in row.get("settings", {}):
+        given["dcp"] = row["settings"]["dcp"]
+    try:
+        plan: Plan = estimate(
+            model,
+            gpu=[f"{min(count, 8)}x{gpu}"],
+            nodes=max(count // 8, 1),
+            engine=row["engine"].lower(),
+            **given,
+            **options,
+        )
+    except (BadRequest, Undetermined) as error:
+        return str(error)
+    return plan.candidates[0] if plan.candidates else plan.rejected[0]
+
+
+def decode_rows() -> Iterator[tuple[str, Row | str]]:
+    """Time per token of vLLM and SGLang, milliseconds."""
+    for row in [*rows_of("speed.json"), *rows_of("load.json")]:
+        measured = row.get("tpot_ms") or row.get("measured", {}).get("mean_tpot_ms")
+        if not measured or row["engine"] not in ("vLLM", "SGLang") or not row.get("n_gpu") or row.get("speculation"):
+            continue
+        streams = row.get("effective_concurrency") or row.get("measured", {}).get("effective_concurrency")
+        result = priced(
+            row, concurrency=max(1, round(streams or row["concurrency"])), input_tokens=row["isl"],
+            output_tokens=row["osl"], context=max(16384, 2 * (row["isl"] + row["osl"])),
+        )  # fmt: skip
+        case = (
+            f"{row['model'].split('/')[-1]} {row.get('quant') or row.get('precision')}, {row['n_gpu']}x {row['gpu']}, "
+            f"{row['engine']}, {row['isl']}/{row['osl']} tokens, {row['concurrency']} streams"
+        )
+        if not isinstance(result, Candidate):
+            yield case, result if isinstance(result, str) else result.reason
+            continue
+        tpot = result.performance.tpot_s
+        yield case, Row(case, measured, tpot.low * 1e3, tpot.expected * 1e3, tpot.high * 1e3)
+
+
+def memory_rows(key: str) -> Iterator[tuple[str, Row | str]]:
+    """Weights or KV budget of vLLM per GPU, GiB."""
+    for row in rows_of("memory.json"):
+        measured = row["measured"]
+        value = (
+            measured.get("weights_gib") or measured.get("weight_gib")
+            if key == "weights"
+            else measured.get("available_kv_cache_gib")
+        )
+        if value is None or row["engine"] != "vLLM" or value < 0:
+            continue
+        settings = row.get("settings", {})
+        utilization = row.get("gpu_memory_utilization") or settings.get("gpu_memory_utilization")
+        options: dict[str, Any] = {
+            "engine_version": "".join(c for c in row["engine_version"].split("-")[0] if c.isdigit() or c == ".")
+            or "0.9"
+        }
+        if isinstance(utilization, int | float):
+            options["gpu_memory_utilization"] = utilization
+        elif utilization:
+            options["gpu_memory_utilization"] = utilization.split()[0]
+        if (
+            not row.get("n_gpu")
+            or row["engine_version"].startswith(("V0", "2025"))
+            or row.get("dtype_flag")
+            or row.get("quantization")
+        ):
+            continue
+        result = priced(row, context=row.get("max_model_len") or row.get("context") or 8192, **options)
+        case = f"{row['model'].split('/')[-1]}, {row['n_gpu']}x {row['gpu']}, {row.get('parallel')}, vLLM {row['engine_version']}"
+        if isinstance(result, str):
+            yield case, result
+            continue
+        memory, pool = result.memory, result.kv_cache
+        assert memory is not None and pool is not None
+        if key == "weights":
+            sizes = [device.weights_bytes / GIB for device in memory.devices]
+            yield case, Row(case, value, max(sizes), max(sizes), max(sizes))
+        else:
+            yield case, Row(
+                case, value, pool.budget_low_bytes_per_rank / GIB, pool.budget_bytes_per_rank / GIB,
+                pool.budget_high_bytes_per_rank / GIB,
+            )  # fmt: skip
+
+
+def table(title: str, unit: str, results: list[tuple[str, Row | str]]) -> list[str]:
+    """One section of the document."""
+    rows = [row for _, row in results if isinstance(row, Row)]
+    errors = sorted(abs(row.error) for row in rows)
+    spread = sorted(row.high / row.low for row in rows if row.low > 0)
+    lines = [f"## {title}", ""]
+    if errors:
+        inside = sum(row.inside for row in rows)
+        p90 = errors[min(len(errors) - 1, math.ceil(0.9 * len(errors)) - 1)]
+        absolute = sum(abs(row.expected - row.measured) for row in rows) / len(rows)
+        lines += [
+            f"{len(rows)} rows: median error {errors[len(errors) // 2]:.1%}, 90th percentile {p90:.1%}, mean absolute error "
+            f"{absolute:.2f} {unit}; {inside} of {len(rows)} measurements lie in the predicted range"
+            + (f" (median high / low {spread[len(spread) // 2]:.2f})." if spread else "."),
+            "",
+        ]
+    lines += [f"| case | measured, {unit} | predicted, {unit} | error | in range |", "|---|--:|--:|--:|---|"]
+    for case, row in results:
+        if isinstance(row, str):
+            lines.append(f"| {case} | | {row} | | |")
+        else:
+            lines.append(
+                f"| {case} | {row.measured:.2f} | {row.low:.2f} - {row.expected:.2f} - {row.high:.2f} | {row.error:+.0%} | "
+                f"{'yes' if row.inside else 'no'} |"
+            )
+    return [*lines, ""]
+
+
+def unique(results: Iterator[tuple[str, Row | str]]) -> list[tuple[str, Row | str]]:
+    """Without repeats of the same case and measurement."""
+    return list(dict.fromkeys(results))
+
+
+def main() -> None:
+    """Write docs/accuracy.md."""
+    text = [
+        "# Predictions beside published measurements",
+        "",
+        "Written by `python benchmarks/accuracy.py` from `profiles/measured`. Predicted is low - expected - high.",
+        "The constants of the model come from some of these rows (their source lines say which), so this is a check of the",
+        "mechanism, not a blind test. Queueing rows (admission) depend on the load generator as much as on the machine.",
+        "",
+        *table("Weights per GPU, vLLM", "GiB", unique(memory_rows("weights"))),
+        *table("KV budget per GPU, vLLM", "GiB", unique(memory_rows("kv"))),
+        *table("Time per token, vLLM and SGLang", "ms", unique(decode_rows())),
+    ]
+    path = ROOT / "docs" / "accuracy.md"
+    path.write_text("\n".join(text), encoding="utf-8")
+    print(f"wrote {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
