@@ -1,7 +1,7 @@
-"""Predictions beside published measurements: writes docs/accuracy.md. Run from a checkout: python benchmarks/accuracy.py
+"""Predictions beside published measurements: `python benchmarks/accuracy.py` writes docs/accuracy.md.
 
-The rows are those of profiles/measured. Nothing here is fitted row by row; what the model's constants were taken from is
-said in their own source lines, so these rows are partly what it was calibrated on and partly not.
+The rows are those of profiles/measured. Nothing here is fitted row by row; what the model's constants were taken from
+is said in their own source lines, so these rows are partly what it was calibrated on and partly not.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def model_of(text: str) -> str | None:
     return next((ours for theirs, ours in BUILT_IN.items() if name.startswith(theirs)), None)
 
 
-def priced(row: dict[str, Any], **options: Any) -> Candidate | Rejection | str:
+def priced(row: dict[str, Any], **options: str | float) -> Candidate | Rejection | str:
     """The estimate of a measured configuration, or why there is none."""
     model = model_of(row["model"])
     if model is None:
@@ -135,14 +135,10 @@ def memory_rows(key: str) -> Iterator[tuple[str, Row | str]]:
             continue
         settings = row.get("settings", {})
         utilization = row.get("gpu_memory_utilization") or settings.get("gpu_memory_utilization")
-        options: dict[str, Any] = {
-            "engine_version": "".join(c for c in row["engine_version"].split("-")[0] if c.isdigit() or c == ".")
-            or "0.9"
-        }
-        if isinstance(utilization, int | float):
-            options["gpu_memory_utilization"] = utilization
-        elif utilization:
-            options["gpu_memory_utilization"] = utilization.split()[0]
+        version = "".join(c for c in row["engine_version"].split("-")[0] if c.isdigit() or c == ".")
+        options: dict[str, str | float] = {"engine_version": version or "0.9"}
+        if utilization:
+            options["gpu_memory_utilization"] = str(utilization).split()[0]
         if (
             not row.get("n_gpu")
             or row["engine_version"].startswith(("V0", "2025"))
@@ -151,7 +147,8 @@ def memory_rows(key: str) -> Iterator[tuple[str, Row | str]]:
         ):
             continue
         result = priced(row, context=row.get("max_model_len") or row.get("context") or 8192, **options)
-        case = f"{row['model'].split('/')[-1]}, {row['n_gpu']}x {row['gpu']}, {row.get('parallel')}, vLLM {row['engine_version']}"
+        layout = " ".join(f"{name}{ranks}" for name, ranks in row.get("parallel", {}).items())
+        case = f"{row['model'].split('/')[-1]}, {row['n_gpu']}x {row['gpu']}, {layout}, vLLM {row['engine_version']}"
         if isinstance(result, str):
             yield case, result
             continue
@@ -178,8 +175,8 @@ def table(title: str, unit: str, results: list[tuple[str, Row | str]]) -> list[s
         p90 = errors[min(len(errors) - 1, math.ceil(0.9 * len(errors)) - 1)]
         absolute = sum(abs(row.expected - row.measured) for row in rows) / len(rows)
         lines += [
-            f"{len(rows)} rows: median error {errors[len(errors) // 2]:.1%}, 90th percentile {p90:.1%}, mean absolute error "
-            f"{absolute:.2f} {unit}; {inside} of {len(rows)} measurements lie in the predicted range"
+            f"{len(rows)} rows: median error {errors[len(errors) // 2]:.1%}, 90th percentile {p90:.1%}, "
+            f"mean absolute error {absolute:.2f} {unit}; {inside} of {len(rows)} lie in the predicted range"
             + (f" (median high / low {spread[len(spread) // 2]:.2f})." if spread else "."),
             "",
         ]
@@ -188,10 +185,9 @@ def table(title: str, unit: str, results: list[tuple[str, Row | str]]) -> list[s
         if isinstance(row, str):
             lines.append(f"| {case} | | {row} | | |")
         else:
-            lines.append(
-                f"| {case} | {row.measured:.2f} | {row.low:.2f} - {row.expected:.2f} - {row.high:.2f} | {row.error:+.0%} | "
-                f"{'yes' if row.inside else 'no'} |"
-            )
+            predicted = f"{row.low:.2f} - {row.expected:.2f} - {row.high:.2f}"
+            inside_text = "yes" if row.inside else "no"
+            lines.append(f"| {case} | {row.measured:.2f} | {predicted} | {row.error:+.0%} | {inside_text} |")
     return [*lines, ""]
 
 
@@ -206,8 +202,8 @@ def main() -> None:
         "# Predictions beside published measurements",
         "",
         "Written by `python benchmarks/accuracy.py` from `profiles/measured`. Predicted is low - expected - high.",
-        "The constants of the model come from some of these rows (their source lines say which), so this is a check of the",
-        "mechanism, not a blind test. Queueing rows (admission) depend on the load generator as much as on the machine.",
+        "The constants of the model come from some of these rows (their source lines say which), so this is a check of",
+        "the mechanism, not a blind test. Queueing rows depend on the load generator as much as on the machine.",
         "",
         *table("Weights per GPU, vLLM", "GiB", unique(memory_rows("weights"))),
         *table("KV budget per GPU, vLLM", "GiB", unique(memory_rows("kv"))),

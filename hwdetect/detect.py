@@ -30,9 +30,7 @@ def detect(root: Path = Path("/")) -> Inventory:
     scan = _part("NVIDIA GPUs", lambda: nvidia.scan(root), failed, notes)
     no_nodes: tuple[NumaNode, ...] = ()
     numa = _part("NUMA nodes", lambda: host_memory.numa_nodes(root, _gpu_nodes(scan.gpus)), no_nodes, notes)
-    memory = _part(
-        "memory", lambda: host_memory.host_memory(root, _gpu_memory_bytes(numa)), HostMemory(), notes
-    )
+    memory = _part("memory", lambda: host_memory.host_memory(root, _gpu_memory_bytes(numa)), HostMemory(), notes)
     notes.extend(_conflicts(memory, numa))
     hostname = _part("host name", lambda: printable(platform.node()), "", notes)
     node = Node(

@@ -134,9 +134,7 @@ def _transparent_hugepages(root: Path) -> TextFact:
     except OSError as error:
         return TextFact.missing(source, printable(str(error.strerror)))
     chosen = re.search(r"\[(\w+)\]", text)
-    return (
-        TextFact.reported(chosen.group(1), source) if chosen else TextFact.missing(source, "no choice marked")
-    )
+    return TextFact.reported(chosen.group(1), source) if chosen else TextFact.missing(source, "no choice marked")
 
 
 def _memlock() -> IntFact:

@@ -66,9 +66,7 @@ def _binding() -> ModuleType:
         raise _Unavailable("error", f"the Python package nvidia-ml-py cannot be imported: {error}") from error
     # The deprecated package "pynvml" up to 11 is a folder of that name and hides nvidia-ml-py's single file.
     if Path(pynvml.__file__ or "").name != "pynvml.py":
-        raise _Unavailable(
-            "error", "the deprecated Python package pynvml hides nvidia-ml-py: uninstall pynvml"
-        )
+        raise _Unavailable("error", "the deprecated Python package pynvml hides nvidia-ml-py: uninstall pynvml")
     binding: ModuleType = pynvml
     return binding
 
@@ -131,9 +129,7 @@ def _scan(nvml: ModuleType, root: Path, environment: Mapping[str, str]) -> Scan:
             handle = Handle(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
         except nvml.NVMLError as error:
             refusals.add(error.value)
-            status: Literal["lost", "error"] = (
-                "lost" if error.value == nvml.NVML_ERROR_GPU_IS_LOST else "error"
-            )
+            status: Literal["lost", "error"] = "lost" if error.value == nvml.NVML_ERROR_GPU_IS_LOST else "error"
             gpus.append(_unread_gpu(index, status, f"nvmlDeviceGetHandleByIndex_v2: {error}"))
             continue
         try:
@@ -176,10 +172,7 @@ def _status(gpus: Sequence[Gpu], denied: bool) -> GpuStatus:
 
 def _with_visibility(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, ...]:
     variable = environment.get("CUDA_VISIBLE_DEVICES")
-    devices = [
-        Device(known(gpu.uuid) or "", tuple(_mig_names(gpu, each) for each in gpu.mig_devices))
-        for gpu in gpus
-    ]
+    devices = [Device(known(gpu.uuid) or "", tuple(_mig_names(gpu, each) for each in gpu.mig_devices)) for gpu in gpus]
     answers = visibility(variable, devices, _ordinals_are_nvml(gpus, environment))
     return tuple(_see(gpu, answer, variable) for gpu, answer in zip(gpus, answers, strict=True))
 
@@ -211,7 +204,5 @@ def _visible(seen: bool | None, variable: str | None) -> BoolFact:
     if variable is None:
         return BoolFact.reported(True, f"{source} is not set")
     if seen is None:
-        return BoolFact.missing(
-            source, "only CUDA knows which device its numbers mean here", printable(variable)
-        )
+        return BoolFact.missing(source, "only CUDA knows which device its numbers mean here", printable(variable))
     return BoolFact.reported(seen, source, printable(variable))

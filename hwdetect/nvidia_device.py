@@ -160,9 +160,7 @@ def gpu_memory(handle: Handle) -> GpuMemory:
             )
     if not memory.total:
         missing = IntFact.missing(function, "reports a total of 0")
-        return GpuMemory(
-            total_bytes=missing, reserved_bytes=missing, used_by_others_bytes=missing, free_bytes=missing
-        )
+        return GpuMemory(total_bytes=missing, reserved_bytes=missing, used_by_others_bytes=missing, free_bytes=missing)
     return GpuMemory(
         total_bytes=IntFact.reported(memory.total, f"{function}.total"),
         reserved_bytes=reserved,
@@ -182,9 +180,7 @@ def _unified_memory(root: Path) -> GpuMemory:
         return GpuMemory(total_bytes=missing, used_by_others_bytes=missing, free_bytes=missing)
     return GpuMemory(
         total_bytes=IntFact.reported(total_bytes, total),
-        used_by_others_bytes=IntFact.reported(
-            total_bytes - available_bytes, "/proc/meminfo MemTotal - MemAvailable"
-        ),
+        used_by_others_bytes=IntFact.reported(total_bytes - available_bytes, "/proc/meminfo MemTotal - MemAvailable"),
         free_bytes=IntFact.reported(available_bytes, available),
     )
 
@@ -222,9 +218,7 @@ def _pcie(handle: Handle, root: Path) -> Pcie:
     return Pcie(
         bus_id=bus_id,
         device_id=handle.fact(TextFact, "nvmlDeviceGetPciInfo_v3", lambda pci: _pci_pair(pci.pciDeviceId)),
-        subsystem_id=handle.fact(
-            TextFact, "nvmlDeviceGetPciInfo_v3", lambda pci: _pci_pair(pci.pciSubSystemId)
-        ),
+        subsystem_id=handle.fact(TextFact, "nvmlDeviceGetPciInfo_v3", lambda pci: _pci_pair(pci.pciSubSystemId)),
         generation=handle.fact(IntFact, "nvmlDeviceGetCurrPcieLinkGeneration", _not_zero),
         width=handle.fact(IntFact, "nvmlDeviceGetCurrPcieLinkWidth", _not_zero),
         max_generation=handle.fact(IntFact, "nvmlDeviceGetMaxPcieLinkGeneration", _not_zero),

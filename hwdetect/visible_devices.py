@@ -27,9 +27,7 @@ class Visibility(NamedTuple):
     mig: tuple[bool | None, ...] = ()
 
 
-def visibility(
-    variable: str | None, devices: Sequence[Device], ordinals_are_nvml: bool
-) -> tuple[Visibility, ...]:
+def visibility(variable: str | None, devices: Sequence[Device], ordinals_are_nvml: bool) -> tuple[Visibility, ...]:
     """What each device in NVML order is under this value of CUDA_VISIBLE_DEVICES (None: not set).
 
     ordinals_are_nvml: whether CUDA counts the devices as NVML does. Where it may not, ordinals that choose

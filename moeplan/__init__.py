@@ -9,7 +9,7 @@ The public API::
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "detect", "estimate", "load_model", "memory", "plan"]
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from moeplan.api import detect, estimate, load_model, memory, plan
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # The API pulls in pydantic and the facts; `moeplan --help` must not pay for them.
     if name in __all__:
         from moeplan import api
 
-        return getattr(api, name)
+        found: object = getattr(api, name)
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

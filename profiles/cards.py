@@ -269,9 +269,7 @@ def _sizes(row: _Table) -> tuple[str, int | dict[str, int | None] | None]:
     return next(iter(given.items()), ("", None))
 
 
-def _attached(
-    row: _Table, releases: tuple[Release, ...], type_quality: list[TypeQuality]
-) -> tuple[Release, ...]:
+def _attached(row: _Table, releases: tuple[Release, ...], type_quality: list[TypeQuality]) -> tuple[Release, ...]:
     """The releases with the measurements of one table that are theirs; the others go to ``type_quality``.
 
     A value is a release's own when the table names its publisher, or when its key is the release's mixture.

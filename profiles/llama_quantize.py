@@ -177,9 +177,7 @@ def _typed(
         return [in_format(group, _tensor_type(file_type, category, 0, 0, group.shape, geometry))]
     typed = [
         (
-            _tensor_type(
-                file_type, category, layer, order.get((layer, group.role), layer), group.shape, geometry
-            ),
+            _tensor_type(file_type, category, layer, order.get((layer, group.role), layer), group.shape, geometry),
             layer,
         )
         for layer in group.layers

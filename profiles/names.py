@@ -12,7 +12,7 @@ _SEPARATORS = re.compile(r"[\s\-_/(),\u2010-\u2015]+")
 _SHOWN_CHARACTERS = 60
 
 
-class UnknownName(ValueError):  # noqa: N818
+class UnknownName(ValueError):
     """No key has this name; `candidates` are the nearest spellings, possibly none."""
 
     def __init__(self, kind: str, text: str, candidates: Iterable[str] = ()) -> None:
@@ -21,7 +21,7 @@ class UnknownName(ValueError):  # noqa: N818
         super().__init__(f"unknown {kind} {_shown(text)}{hint}")
 
 
-class AmbiguousName(ValueError):  # noqa: N818
+class AmbiguousName(ValueError):
     """Several keys could be meant, or the name says more than is known; `candidates` are the choice."""
 
     def __init__(self, kind: str, text: str, candidates: Iterable[str]) -> None:
@@ -94,9 +94,7 @@ class NameIndex:
                 families[family] = (*families.get(family, ()), key)
         for table in aliases:
             for name, meaning in table.items():
-                names.setdefault(
-                    speller.bare(name), (meaning,) if isinstance(meaning, str) else tuple(meaning)
-                )
+                names.setdefault(speller.bare(name), (meaning,) if isinstance(meaning, str) else tuple(meaning))
         return cls(kind, speller, names, families, models)
 
     def resolve(self, text: str) -> str:
@@ -125,8 +123,6 @@ class NameIndex:
         return ()
 
     def _nearest(self, bare: str) -> list[str]:
-        spelled = difflib.get_close_matches(
-            bare[:_SHOWN_CHARACTERS], [*self.names, *self.families], n=5, cutoff=0.5
-        )
+        spelled = difflib.get_close_matches(bare[:_SHOWN_CHARACTERS], [*self.names, *self.families], n=5, cutoff=0.5)
         keys = (key for name in spelled for key in (self.names.get(name) or self.families[name]))
         return list(dict.fromkeys(keys))[:3]

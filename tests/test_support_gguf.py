@@ -140,8 +140,7 @@ def test_header_is_read_back_from_the_specification(model: Model, version: int, 
     parsed = parse(path)
     assert parsed.version == version
     assert parsed.metadata == {
-        field.key: pytest.approx(field.value) if field.kind == "f32" else field.value
-        for field in spec.fields()
+        field.key: pytest.approx(field.value) if field.kind == "f32" else field.value for field in spec.fields()
     }
     assert parsed.metadata[f"{spec.architecture}.embedding_length"] == 256
     assert parsed.tensors["token_embd.weight"] == ((256, 320), 8, 0)

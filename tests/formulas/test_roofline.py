@@ -13,7 +13,9 @@ RATE = st.floats(1e6, 1e15)
 
 
 @given(SIZE, SIZE, RATE, RATE)
-def test_a_kernel_takes_the_slower_of_moving_and_computing(moved: float, flops: float, rate: float, peak: float) -> None:
+def test_a_kernel_takes_the_slower_of_moving_and_computing(
+    moved: float, flops: float, rate: float, peak: float
+) -> None:
     both = roofline_s(moved, flops, rate, peak)
     assert both == max(roofline_s(moved, 0, rate, peak), roofline_s(0, flops, rate, peak))
     assert both >= roofline_s(moved, flops, rate, None)

@@ -115,7 +115,9 @@ def test_any_group_size_has_a_format(kind: str, group: int) -> None:
     assert fmt.scale_columns == group
 
 
-@pytest.mark.parametrize("name", ["", "int4", "int4_g0", "int4_g", "int4_g-1", "int4_g3.5", "INT4_G32", "q4_k", "int4_g٣"])
+@pytest.mark.parametrize(
+    "name", ["", "int4", "int4_g0", "int4_g", "int4_g-1", "int4_g3.5", "INT4_G32", "q4_k", "int4_g٣"]
+)
 def test_unknown_formats_are_refused(name: str) -> None:
     with pytest.raises(UnknownFormat, match="unknown storage format"):
         storage_format(name)

@@ -18,17 +18,13 @@ V1_MOUNTS = (
 )
 V1 = {
     "proc/self/mountinfo": V1_MOUNTS,
-    "proc/self/cgroup": (
-        "9:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n3:cpuset:/docker/abc\n0::/docker/abc\n"
-    ),
+    "proc/self/cgroup": ("9:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n3:cpuset:/docker/abc\n0::/docker/abc\n"),
 }
 V1_NONE = "9223372036854771712\n"
 
 
 def test_v2_limit_of_the_group_itself(write_tree: WriteTree) -> None:
-    limit = memory_limit(
-        write_tree(V2 | {f"{GROUP}/memory.max": f"{64 * GIB}\n", f"{GROUP}/memory.high": "max\n"})
-    )
+    limit = memory_limit(write_tree(V2 | {f"{GROUP}/memory.max": f"{64 * GIB}\n", f"{GROUP}/memory.high": "max\n"}))
     assert (limit.value, limit.source) == (64 * GIB, f"/{GROUP}/memory.max")
 
 

@@ -112,7 +112,5 @@ def test_nodes_that_hold_less_than_the_kernel_promises_are_noted(write_tree: Wri
 
 def test_detecting_loads_the_binding_only_when_asked() -> None:
     script = "import sys, hwdetect.detect; print('pynvml' in sys.modules)"
-    result = subprocess.run(
-        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert result.stdout == "False\n"

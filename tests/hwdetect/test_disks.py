@@ -38,9 +38,7 @@ def test_this_machine_has_a_root_with_sizes() -> None:
     assert not {disk.fstype for disk in by_mount.values()} & {"proc", "sysfs", "tmpfs", "cgroup"}
 
 
-def test_each_file_system_once_under_its_shortest_mount(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_each_file_system_once_under_its_shortest_mount(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "bound").mkdir()
     list_partitions(
         monkeypatch,
@@ -50,9 +48,7 @@ def test_each_file_system_once_under_its_shortest_mount(
     assert [disk.mount for disk in disks()] == [str(tmp_path)]
 
 
-def test_files_memory_and_other_containers_are_no_disks(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_files_memory_and_other_containers_are_no_disks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "resolv.conf").write_text("")
     list_partitions(
         monkeypatch,

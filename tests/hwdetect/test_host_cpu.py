@@ -18,9 +18,7 @@ def two_sockets(cores_per_socket: int = 2) -> dict[str, str]:
     """Two threads per core, numbered as Linux does: all first threads, then all second ones."""
     cores = 2 * cores_per_socket
     files = {
-        "proc/cpuinfo": cpuinfo(
-            2 * cores, f"vendor_id\t: GenuineIntel\nmodel name\t: {XEON}\nflags\t\t: {X86_FLAGS}"
-        ),
+        "proc/cpuinfo": cpuinfo(2 * cores, f"vendor_id\t: GenuineIntel\nmodel name\t: {XEON}\nflags\t\t: {X86_FLAGS}"),
         "sys/devices/system/cpu/online": f"0-{2 * cores - 1}\n",
     }
     for number in range(2 * cores):
@@ -83,10 +81,7 @@ def test_cores_without_a_topology_are_assumed(write_tree: WriteTree) -> None:
 
 
 def test_topology_from_cpuinfo_where_sysfs_has_none(write_tree: WriteTree) -> None:
-    blocks = [
-        f"processor : {number}\nphysical id : {number // 4}\ncore id : {number % 2}\n\n"
-        for number in range(8)
-    ]
+    blocks = [f"processor : {number}\nphysical id : {number // 4}\ncore id : {number % 2}\n\n" for number in range(8)]
     found = cpu(write_tree({"proc/cpuinfo": "".join(blocks)}), None)
     assert (known(found.sockets), known(found.physical_cores), known(found.usable_cores)) == (2, 4, 4.0)
 

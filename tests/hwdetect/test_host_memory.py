@@ -109,18 +109,14 @@ def node(index: int, cpus: str, total_kib: int, distance: str) -> dict[str, str]
     folder = f"sys/devices/system/node/node{index}"
     return {
         f"{folder}/cpulist": f"{cpus}\n",
-        f"{folder}/meminfo": (
-            f"Node {index} MemTotal:  {total_kib} kB\nNode {index} MemFree:  {total_kib // 2} kB\n"
-        ),
+        f"{folder}/meminfo": (f"Node {index} MemTotal:  {total_kib} kB\nNode {index} MemFree:  {total_kib // 2} kB\n"),
         f"{folder}/distance": f"{distance}\n",
     }
 
 
 def test_numa_nodes_with_cpus_without_memory_and_of_a_gpu(write_tree: WriteTree) -> None:
     root = write_tree(
-        node(0, "0-3,8-11", 1000, "10 20 40")
-        | node(1, "4-7", 0, "20 10 40")
-        | node(10, "", 96 * 2**20, "40 40 10")
+        node(0, "0-3,8-11", 1000, "10 20 40") | node(1, "4-7", 0, "20 10 40") | node(10, "", 96 * 2**20, "40 40 10")
     )
     first, memoryless, gpu = numa_nodes(root, {10: 0})
     assert (first.index, known(first.cpu_count), known(first.cpus)) == (0, 8, "0-3,8-11")

@@ -176,9 +176,7 @@ def test_from_json_of_lone_surrogates_and_of_deep_nesting() -> None:
 
 
 def places(value: object, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    children = (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    )
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [here, *(place for key, child in children for place in places(child, (*here, key)))]
 
 
@@ -228,9 +226,9 @@ inventories = st.builds(
         max_size=3,
         unique_by=lambda gpu: gpu.index,
     ).map(tuple),
-    st.lists(
-        st.builds(NumaNode, index=naturals, distances=st.lists(naturals, max_size=3).map(tuple)), max_size=2
-    ).map(tuple),
+    st.lists(st.builds(NumaNode, index=naturals, distances=st.lists(naturals, max_size=3).map(tuple)), max_size=2).map(
+        tuple
+    ),
     st.dictionaries(texts, texts, max_size=2),
     st.none() | st.builds(FloatFact.reported, rates, texts),
 )
@@ -261,9 +259,7 @@ def test_importing_the_types_is_cheap_and_pulls_nothing_in() -> None:
     """Pydantic alone takes about 0.1 s, so 0.4 of that is 40 ms whatever the machine."""
     shares = []
     for _ in range(3):
-        result = subprocess.run(
-            [sys.executable, "-c", IMPORT_COST], capture_output=True, text=True, check=True
-        )
+        result = subprocess.run([sys.executable, "-c", IMPORT_COST], capture_output=True, text=True, check=True)
         share, modules = result.stdout.splitlines()
         shares.append(float(share))
         assert modules == "[]"

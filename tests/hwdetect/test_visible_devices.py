@@ -11,11 +11,7 @@ GPUS = [Device("GPU-aaaa-1"), Device("GPU-aaaa-2"), Device("GPU-bbbb-1"), Device
 
 def chosen(variable: str | None, ordinals_are_nvml: bool = True) -> list[int | None]:
     answers = visibility(variable, GPUS, ordinals_are_nvml)
-    return [
-        None if answer.gpu is None else index
-        for index, answer in enumerate(answers)
-        if answer.gpu is not False
-    ]
+    return [None if answer.gpu is None else index for index, answer in enumerate(answers) if answer.gpu is not False]
 
 
 @pytest.mark.parametrize(

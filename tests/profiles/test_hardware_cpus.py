@@ -195,9 +195,7 @@ def test_the_measurements_agree_with_the_rated_figures() -> None:
         if row.cpu is not None:
             rated = row.sockets * load_cpu(row.cpu).bandwidth_bytes_per_s_per_socket
             assert row.rated_bytes_per_s == pytest.approx(rated)
-        for measured_bytes_per_s, fraction in zip(
-            row.measured_bytes_per_s, row.fraction_of_rated, strict=True
-        ):
+        for measured_bytes_per_s, fraction in zip(row.measured_bytes_per_s, row.fraction_of_rated, strict=True):
             assert measured_bytes_per_s / row.rated_bytes_per_s == pytest.approx(fraction, abs=0.01)
 
 

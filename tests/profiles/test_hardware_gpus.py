@@ -272,9 +272,7 @@ def test_every_reported_name_and_total_matches_its_key(key: str) -> None:
         ("H100", 81_559, None),
     ],
 )
-def test_a_detected_device_is_matched_by_name_and_total(
-    name: str, total_mib: int | None, key: str | None
-) -> None:
+def test_a_detected_device_is_matched_by_name_and_total(name: str, total_mib: int | None, key: str | None) -> None:
     assert match_reported(name, total_mib) == key
 
 

@@ -24,9 +24,7 @@ FIELDS = {
 
 
 def rows(name: str) -> list[dict[str, Any]]:
-    listed: list[dict[str, Any]] = tomllib.loads((PRICES / f"{name}.toml").read_text(encoding="utf-8"))[
-        "price"
-    ]
+    listed: list[dict[str, Any]] = tomllib.loads((PRICES / f"{name}.toml").read_text(encoding="utf-8"))["price"]
     return listed
 
 
@@ -57,12 +55,8 @@ def test_purchase_ranges_are_ordered() -> None:
 
 
 def test_api_prices_of_kimi_k25() -> None:
-    official = [
-        r for r in rows("api") if r["provider"] == "Moonshot (official)" and r["model"] == "kimi-k2.5"
-    ]
-    assert [(r["usd_per_million_input_tokens"], r["usd_per_million_output_tokens"]) for r in official] == [
-        (0.6, 3.0)
-    ]
+    official = [r for r in rows("api") if r["provider"] == "Moonshot (official)" and r["model"] == "kimi-k2.5"]
+    assert [(r["usd_per_million_input_tokens"], r["usd_per_million_output_tokens"]) for r in official] == [(0.6, 3.0)]
     for row in rows("api"):
         cached = row.get("usd_per_million_cached_input_tokens", 0)
         assert cached < row["usd_per_million_input_tokens"] < row["usd_per_million_output_tokens"]

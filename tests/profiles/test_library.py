@@ -137,15 +137,11 @@ def test_an_unpublished_gguf_type_follows_the_plain_rules() -> None:
     assert (release.status, release.mixture, release.container) == ("hypothetical", "gguf:IQ2_XXS", "gguf")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "/", "int5", "UD-Q2_K_XXL", "bartowski/int4", "nobody/Q8_0", "Q8_0/bartowski"]
-)
+@pytest.mark.parametrize("text", ["", "/", "int5", "UD-Q2_K_XXL", "bartowski/int4", "nobody/Q8_0", "Q8_0/bartowski"])
 def test_an_unknown_quantization_lists_what_exists(text: str) -> None:
     with pytest.raises(UnknownName) as caught:
         find_releases(load_model("kimi-k2.5"), text)
-    assert {"moonshotai/int4", "bartowski/Q8_0", "unsloth/Q8_0", "hypothetical/bf16"} <= set(
-        caught.value.candidates
-    )
+    assert {"moonshotai/int4", "bartowski/Q8_0", "unsloth/Q8_0", "hypothetical/bf16"} <= set(caught.value.candidates)
 
 
 @pytest.mark.parametrize(

@@ -204,8 +204,7 @@ def test_q4_k_m_gives_more_bits_to_the_outer_layers_and_every_third() -> None:
 
 def test_experts_published_in_mxfp4_keep_it() -> None:
     mxfp4 = tuple(
-        group._replace(format="mxfp4") if group.tensor_class == "routed_experts" else group
-        for group in K2_5.tensors
+        group._replace(format="mxfp4") if group.tensor_class == "routed_experts" else group for group in K2_5.tensors
     )
     stored = {group.role: group.format for group in quantize(replace(K2_5, tensors=mxfp4), "Q4_K_S")}
     assert (stored["expert_down"], stored["shared_up"]) == ("MXFP4", "Q4_K")
@@ -254,9 +253,7 @@ def test_classes_that_a_mixture_does_not_name_keep_their_format() -> None:
 
 
 def test_an_unknown_mix_is_the_base_list_scaled_to_the_published_size() -> None:
-    release = _release(
-        "gguf:Q2_K", mixture_known=False, published_bytes=374_764_330_144, size_evidence="exact"
-    )
+    release = _release("gguf:Q2_K", mixture_known=False, published_bytes=374_764_330_144, size_evidence="exact")
     found = release_tensors(K2_5, release)
     assert found.bytes == 374_764_330_144
     assert found.evidence == "assumed"
@@ -276,9 +273,7 @@ def test_a_release_without_vision_lacks_it() -> None:
     assert "vision" not in bytes_by_class(found.groups)
 
 
-@pytest.mark.parametrize(
-    "mixture", ["", "natives", "gguf:Q9_K", "experts:Q4_0,rest", "experts:INT3", "expert:Q4_0"]
-)
+@pytest.mark.parametrize("mixture", ["", "natives", "gguf:Q9_K", "experts:Q4_0,rest", "experts:INT3", "expert:Q4_0"])
 def test_a_mixture_that_no_rule_reads_is_refused(mixture: str) -> None:
     with pytest.raises(UnknownMixture):
         release_tensors(K2_5, _release(mixture))
@@ -347,9 +342,7 @@ def test_a_moe_model_with_grouped_queries() -> None:
     ("file_type", "whole_kv_b", "gigabytes"),
     [("Q4_K_M", "Q4_K", 404.43), ("Q6_K", "Q6_K", 550.80), ("Q8_0", "Q8_0", 713.29)],
 )
-def test_deepseek_files_leave_multi_token_prediction_out(
-    file_type: str, whole_kv_b: str, gigabytes: float
-) -> None:
+def test_deepseek_files_leave_multi_token_prediction_out(file_type: str, whole_kv_b: str, gigabytes: float) -> None:
     groups = quantize(load_model("deepseek-v3"), file_type)
     assert sum(group.parameters for group in groups) == 671_026_419_200
     (k_b,) = (group for group in groups if group.role == "k_b")

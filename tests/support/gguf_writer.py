@@ -134,9 +134,7 @@ def write_gguf(
     return tuple(written)
 
 
-def _write_file(
-    path: Path, version: int, fields: Sequence[Field], tensors: Sequence[Tensor], data: Data
-) -> None:
+def _write_file(path: Path, version: int, fields: Sequence[Field], tensors: Sequence[Tensor], data: Data) -> None:
     offsets = []
     end = 0
     for tensor in tensors:
@@ -182,9 +180,7 @@ _ARRAY = 9
 def _value(field: Field) -> bytes:
     number, code = _KINDS[field.kind]
     values = field.value if isinstance(field.value, list) else [field.value]
-    packed = b"".join(
-        _string(value) if isinstance(value, str) else struct.pack(code, value) for value in values
-    )
+    packed = b"".join(_string(value) if isinstance(value, str) else struct.pack(code, value) for value in values)
     if isinstance(field.value, list):
         return struct.pack("<IIQ", _ARRAY, number, len(values)) + packed
     return struct.pack("<I", number) + packed
