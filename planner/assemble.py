@@ -12,6 +12,7 @@ from planner.engines.base import Config, Priced
 from planner.hardware import summary_text
 from planner.kv import layout_name
 from planner.ledger import Device, shortest
+from planner.remedy import remedy
 from planner.request import PricedRelease, Request
 from planner.search import SQUEEZED_UTILIZATION, Found, Missed, Outcome, score
 from planner.speed import Speed
@@ -26,7 +27,7 @@ def make_plan(request: Request, outcome: Outcome, inventory: dict[str, Any], gen
     ranked = distinct(sorted(outcome.found, key=lambda found: score(request, found)))
     shown = ranked[: request.top]
     model, demand, machine = request.model, request.demand, request.machine
-    fitting = sum([found.priced.verdict == "fits" for found in outcome.found])
+    fitting = sum([verdict_of(request, found) == "fits" for found in outcome.found])
     return out.Plan(
         schema=out.PLAN_SCHEMA,
         generated_by=generated_by,
@@ -95,18 +96,15 @@ def candidate(request: Request, found: Found, rank: int) -> out.Candidate:
     config = priced.config
     launch = found.engine.launch(request, release, config)
     warnings = list(priced.warnings)
-    verdict = priced.verdict
-    held = priced.pool.tokens * config.replicas
-    demand = request.demand
-    wanted = demand.concurrency * (demand.input_tokens + demand.output_tokens)
-    if verdict == "tight":
+    verdict = verdict_of(request, found)
+    if priced.verdict == "tight":
         warnings.append(starting_settings(request, found))
-    elif not request.workload_given and priced.pool.bytes_per_token and held < wanted:
+    elif verdict == "tight":
+        held, wanted = held_and_wanted_tokens(request, priced)
         warnings.append(
-            f"the KV cache holds {held:,} of the {wanted:,} tokens of {demand.concurrency} requests: about "
+            f"the KV cache holds {held:,} of the {wanted:,} tokens of {request.demand.concurrency} requests: about "
             f"{speed.effective_concurrency:.0f} run at a time, the others wait"
         )
-        verdict = "tight"
     if config.squeezed:
         warnings.append(
             f"starts with --gpu-memory-utilization {config.utilization:g}, {config.sequences} sequences and "
@@ -140,6 +138,23 @@ def candidate(request: Request, found: Found, rank: int) -> out.Candidate:
         warnings=tuple(warnings),
         why=why(request, found),
     )
+
+
+def held_and_wanted_tokens(request: Request, priced: Priced) -> tuple[int, int]:
+    """KV tokens of all replicas, and those of all requests at the same time."""
+    demand = request.demand
+    return (
+        priced.pool.tokens * priced.config.replicas,
+        demand.concurrency * (demand.input_tokens + demand.output_tokens),
+    )
+
+
+def verdict_of(request: Request, found: Found) -> out.Verdict:
+    """The verdict as shown: what starts but makes some of the requests wait is tight."""
+    priced = found.priced
+    held, wanted = held_and_wanted_tokens(request, priced)
+    waits = not request.workload_given and priced.pool.bytes_per_token and held < wanted
+    return "tight" if waits and priced.verdict == "fits" else priced.verdict
 
 
 def starting_settings(request: Request, found: Found) -> str:
@@ -233,9 +248,9 @@ def _place(request: Request, config: Config, device: Device, offset: int) -> tup
         return (group.nodes[0] if group else device.node), 0
     position = device.first_index + offset
     if config.placement:
-        return group.nodes[0], position
+        return group.nodes[0], request.machine.nodes[group.nodes[0]].gpus[position].driver_index
     node, index = divmod(position, group.per_node)
-    return group.nodes[min(node, len(group.nodes) - 1)], index
+    return group.nodes[min(node, len(group.nodes) - 1)], group.indices[index]
 
 
 def _device_row(device: Device, node: int, index: int) -> out.DeviceMemory:
@@ -380,30 +395,3 @@ def rejection(request: Request, miss: Missed, count: int) -> out.Rejection:
         kv_cache=kv_cache_of(request, priced) if priced is not None and request.exact else None,
         count=count,
     )
-
-
-def remedy(request: Request, miss: Missed) -> str:
-    """What would make a configuration fit, from its ledger."""
-    priced = miss.priced
-    if priced is None:
-        return ""
-    worst = min(priced.devices, key=lambda device: device.free_high)
-    short = max(-worst.free, 0)
-    if worst.kind == "host":
-        need = sum([entry.high for entry in worst.entries])
-        more = f"have {need / GIB:,.0f} GiB of RAM ({short / GIB:,.0f} GiB more)"
-        return f"{more}, a smaller quantization, or a disk to page from (--disk)"
-    config = priced.config
-    weights = worst.total("weights")
-    fixed = weights + worst.total("compute") + worst.total("overhead")
-    if fixed <= worst.usable and priced.pool.bytes_per_token:
-        holds = priced.pool.tokens
-        kv = "" if config.kv_dtype != "bf16" else ", or --kv-dtype fp8"
-        wanted = priced.pool.required_tokens
-        return f"the KV cache holds {holds:,} of {wanted:,} tokens: shorten --context or lower --concurrency{kv}"
-    if config.placement:
-        return "use a larger GPU, a shorter --context or a smaller --ubatch"
-    need = weights * worst.copies * config.pp
-    room = max(worst.usable - worst.total("compute") - worst.total("overhead"), 1)
-    count = -(-need // room)
-    return f"at least {count:,} of these GPUs for the weights alone (utilisation {config.utilization:g}), or a smaller quantization"

@@ -130,5 +130,5 @@ def parse_fraction(text: str, what: str) -> float:
 
 def shown(text: str) -> str:
     """Untrusted text, quoted, on one line and short."""
-    clipped = text if len(text) <= 60 else text[:57] + "..."
-    return ascii(clipped)
+    quoted = ascii(text[:61])
+    return quoted if len(quoted) <= 62 else f"{quoted[:58]}...{quoted[0]}"

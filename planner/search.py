@@ -73,8 +73,6 @@ def search(request: Request, progress: Progress | None = None) -> Outcome:
                     Missed(engine.name, release, None, unloadable, "choose another quantization", None, 0)
                 )
             continue
-        if release.release.status == "hypothetical" and not request.exact:
-            continue
         excluded = too_lossy(request, release)
         if excluded:
             outcome.missed.append(
@@ -100,6 +98,12 @@ def _consider(
             worst = min(priced.devices, key=lambda device: device.free_high)
             outcome.missed.append(
                 Missed(engine.name, release, priced.config, priced.reason, "", priced, max(-worst.free, 1))
+            )
+            continue
+        if release.release.status == "hypothetical" and not request.exact:
+            unpublished = "nobody published these weights"
+            outcome.missed.append(
+                Missed(engine.name, release, priced.config, unpublished, "quantize them yourself", priced, 0)
             )
             continue
         speed = speed_of(request, release, priced)

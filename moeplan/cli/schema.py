@@ -52,20 +52,21 @@ def derived(name: str) -> str:
     if name == "inventory":
         schema = types[name].model_json_schema()
     else:
-        # What is printed always has every key, and a later version may have more of them.
+        # What is printed has every key, also those with a default, and a later version may have more of them.
         schema = types[name].model_json_schema(mode="serialization")
-        _open(schema)
+        _as_printed(schema)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return json.dumps({**head, **schema}, indent=2) + "\n"
 
 
-def _open(schema: object) -> None:
-    """Allow further keys, here and in everything below."""
+def _as_printed(schema: object) -> None:
+    """Demand every key and allow further ones, here and in everything below."""
     if isinstance(schema, dict):
         if schema.get("additionalProperties") is False:
             del schema["additionalProperties"]
+            schema["required"] = list(schema["properties"])
         for part in schema.values():
-            _open(part)
+            _as_printed(part)
     elif isinstance(schema, list):
         for part in schema:
-            _open(part)
+            _as_printed(part)
