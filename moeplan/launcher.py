@@ -28,10 +28,14 @@ def launch_files(candidate: Candidate, *, model: str, generated_by: str, host: s
 
     ``host`` is the address that the server listens on. Several nodes share one script, which takes the number
     of its node as first argument or from NODE_RANK. Raises ``BadRequest`` for an address, a variable or a
-    file name that no shell should see.
+    file name that no shell should see, and for weights that do not exist.
     """
     if not _ADDRESS.fullmatch(host):
         raise BadRequest(f"--host: {shortened(host)} is not an address; write 127.0.0.1, 0.0.0.0 or a host name")
+    if candidate.quantization.status == "hypothetical":
+        raise BadRequest(
+            f"nobody is known to publish {shortened(candidate.quantization.name)}: there is nothing to start"
+        )
     for name in candidate.launch.files:
         if not _FILE.fullmatch(name) or name == SCRIPT:
             raise BadRequest(f"the plan names a file {shortened(name)}, which is not a plain file name")

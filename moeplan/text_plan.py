@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import RenderableType
 from rich.text import Text
 
+from formulas.units import GB
 from moeplan.launcher import assignments, command_lines
 from moeplan.text import (
     BAD,
@@ -24,7 +25,7 @@ from moeplan.text_ledger import free_style, ledgers, memory_table, tightest
 from moeplan.text_numbers import gib, gib_span, plural, span, span_of
 from moeplan.text_rejections import best_remedy, rejections_view
 from moeplan.text_safe import printable
-from planner.plan import Candidate, Cost, KvCache, Parallel, Plan, Quality, WorkloadRef
+from planner.plan import Candidate, Cost, KvCache, Parallel, Plan, Quality, QuantizationRef, WorkloadRef
 
 _SOURCES = {"flags": "as described", "detected": "this machine", "file": "from the inventory file"}
 MAX_QUALITY_FACTS = 3
@@ -186,6 +187,7 @@ def _details(candidate: Candidate, plan: Plan, over: str) -> RenderableType:
         pairs(
             (
                 ("why", candidate.why),
+                ("weights", _weights(candidate.quantization)),
                 ("decode", decode),
                 ("prefill", prefill),
                 ("bound by", f"{speed.bound_by} ({speed.evidence}){admitted}"),
@@ -199,6 +201,11 @@ def _details(candidate: Candidate, plan: Plan, over: str) -> RenderableType:
         stacked(heading("Warnings"), bullets(warnings, DOUBTFUL)) if warnings else None,
         _command(candidate),
     )
+
+
+def _weights(release: QuantizationRef) -> str:
+    size = f"{release.bytes / GB:,.2f} GB ({gib(release.bytes, 2)} GiB), {release.evidence}"
+    return f"{size}, {release.release or 'which nobody is known to publish'}"
 
 
 def _kv_rows(cache: KvCache, work: WorkloadRef) -> tuple[tuple[str, str], ...]:
@@ -237,7 +244,7 @@ def _command(candidate: Candidate) -> RenderableType | None:
     launch = candidate.launch
     nodes = launch.per_node_argv
     argv = nodes[0] if nodes else launch.argv
-    if not argv:
+    if not argv or candidate.quantization.status == "hypothetical":
         return None
     several = f" (node 0 of {len(nodes)}; `moeplan launch` writes the script of all)" if len(nodes) > 1 else ""
     rows = [f"  {row}" for row in command_lines(argv)]

@@ -249,8 +249,8 @@ def _place(request: Request, config: Config, device: Device, offset: int) -> tup
     position = device.first_index + offset
     if config.placement:
         return group.nodes[0], request.machine.nodes[group.nodes[0]].gpus[position].driver_index
-    node, index = divmod(position, group.per_node)
-    return group.nodes[min(node, len(group.nodes) - 1)], group.indices[index]
+    node, index = divmod(position, config.world // config.nodes_used)
+    return group.nodes[node], group.indices[index]
 
 
 def _device_row(device: Device, node: int, index: int) -> out.DeviceMemory:

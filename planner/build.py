@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from formulas.kv_cache import KV_DTYPES
 from planner.engines import ENGINE_NAMES
+from planner.engines.base import divisors
 from planner.errors import BadRequest
 from planner.machine import Machine
 from planner.options import Options
@@ -29,6 +31,11 @@ def build_request(options: Options, model: ModelSpec, machine: Machine, *, exact
     settings = _settings(options)
     demand, given = _demand(options, model, narrow.engine, exact=exact)
     releases = _releases(options, model, narrow.engine, exact=exact)
+    if exact and narrow.engine is None:
+        narrow = replace(narrow, engine=_natural_engine(releases))
+    if narrow.engine != "llama.cpp" and narrow.tp is not None and model.heads % narrow.tp:
+        allowed = ", ".join(str(ways) for ways in divisors(model.heads))
+        raise BadRequest(f"--tp: {narrow.tp} does not divide the {model.heads} attention heads; {allowed} are allowed")
     return Request(
         model=model,
         machine=machine,
@@ -42,6 +49,11 @@ def build_request(options: Options, model: ModelSpec, machine: Machine, *, exact
         exact=exact,
         workload_given=given,
     )
+
+
+def _natural_engine(releases: tuple[PricedRelease, ...]) -> str:
+    """The engine an estimate means without ``--engine``: what its files are made for."""
+    return "llama.cpp" if any(release.release.container == "gguf" for release in releases) else "vllm"
 
 
 def _choice(text: str | None, flag: str, allowed: Iterable[str], default: str) -> str:

@@ -38,7 +38,7 @@ def layer_floor_s(request: Request, release: PricedRelease, facts: EngineFacts, 
         collectives = (
             rounds * request.model.layers * (across if ranks.tp > per_node else inside) if ranks.tp > 1 else 0.0
         )
-        if config.dp > 1 and work.moe_layers:
+        if config.expert_group > 1 and work.moe_layers:
             # Tokens of all data-parallel ranks meet at the experts and return.
             shared = max(ranks.expert_ranks, ranks.expert_tp)
             collectives += 2 * work.moe_layers * (across if shared > per_node else inside)
@@ -61,6 +61,8 @@ def gpu_step(
     ranks = ranks_of(config)
     batch = max(admitted / config.pp, 1.0)
     lane = max(batch / config.dp, 1.0)
+    # Whole engines side by side route only their own tokens to their experts.
+    routed = lane if config.own_experts else batch
     memo_key = ("bytes", ranks, config.pp)
     sums = release.memo.get(memo_key)
     if sums is None:
@@ -76,16 +78,16 @@ def gpu_step(
     experts = 0.0
     if model.moe is not None:
         moe = model.moe
-        distinct = expected_distinct_experts(moe.experts, moe.top_k, batch)
+        distinct = expected_distinct_experts(moe.experts, moe.top_k, routed)
         on_rank = distinct / ranks.expert_ranks
         if ranks.expert_ranks > 1:
-            on_rank *= expected_busiest_share(batch, moe.top_k, moe.experts, ranks.expert_ranks)
-            on_rank = min(on_rank, shards.experts_on_rank, batch * moe.top_k)
+            on_rank *= expected_busiest_share(routed, moe.top_k, moe.experts, ranks.expert_ranks)
+            on_rank = min(on_rank, shards.experts_on_rank, routed * moe.top_k)
         experts = on_rank * expert_sum / (gpu.bandwidth * facts.at("expert_bandwidth_fraction", "1").value)
         rate = expert_rate(release, gpu, facts)
         if rate:
             ways = ranks.expert_ranks * ranks.expert_tp
-            experts = max(experts, 2 * work.routed_parameters * batch / ways / rate)
+            experts = max(experts, 2 * work.routed_parameters * routed / ways / rate)
     kv = kv_read_s(request, config, gpu, facts, lane, cached, ranks.tp)
     message = lane * model.hidden * 2.0
     links = 0.0
@@ -94,7 +96,7 @@ def gpu_step(
     if ranks.tp > 1:
         rate = network / per_node if ranks.tp > per_node else gpu.link_bytes_per_s
         links += 2 * model.layers * all_reduce_s(message, ranks.tp, rate, 0.0)
-    if config.dp > 1 and model.moe is not None:
+    if config.expert_group > 1 and model.moe is not None:
         shared = max(ranks.expert_ranks, ranks.expert_tp)
         copies = min(model.moe.top_k, shared) if ranks.expert_ranks > 1 else config.dp
         rate = network / per_node if shared > per_node else gpu.link_bytes_per_s
@@ -120,5 +122,6 @@ def gpu_prefill_s(request: Request, release: PricedRelease, priced: Priced, fact
     attention = attention_prefill_flops(request, tokens) / ranks.tp / (dense_rate * 0.7)
     rate = expert_rate(release, gpu, facts) or dense_rate
     ways = ranks.expert_ranks * ranks.expert_tp
-    experts = 2 * work.routed_parameters * tokens / ways / rate * config.dp if request.model.moe is not None else 0.0
+    together = tokens * config.expert_group
+    experts = 2 * work.routed_parameters * together / ways / rate if request.model.moe is not None else 0.0
     return fixed + dense + attention + experts

@@ -17,7 +17,8 @@ class Config(NamedTuple):
     """One configuration of one engine, all settings resolved. ``world`` GPUs are used.
 
     ``tp`` to ``dcp`` are the engine's own arguments. ``group`` is None when no GPU is used. ``placement`` is, for
-    engines that place layer by layer, the number of layers on each GPU.
+    engines that place layer by layer, the number of layers on each GPU. ``own_experts``: every data-parallel replica
+    is a whole engine, instead of sharing the experts with the others.
     """
 
     engine: str
@@ -40,6 +41,7 @@ class Config(NamedTuple):
     placement: tuple[int, ...] = ()
     disk_bytes: int = 0
     squeezed: bool = False
+    own_experts: bool = False
     options: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -50,6 +52,16 @@ class Config(NamedTuple):
         if self.placement:
             return len(self.placement)
         return self.tp * self.pp * (1 if self.attention_dp else self.dp)
+
+    @property
+    def nodes_used(self) -> int:
+        """Nodes that the GPUs lie on, at least 1."""
+        return max(-(-self.world // self.group.per_node), 1) if self.group is not None else 1
+
+    @property
+    def expert_group(self) -> int:
+        """Data-parallel replicas that share one set of experts."""
+        return 1 if self.own_experts else self.dp
 
     @property
     def replicas(self) -> int:
@@ -154,7 +166,8 @@ def gpu_environment(request: Request, config: Config) -> dict[str, str]:
     group = config.group
     if group is None:
         return {}
-    return visible_devices(request.machine.nodes[group.nodes[0]], group.indices[: min(config.world, group.per_node)])
+    on_node = config.world // config.nodes_used
+    return visible_devices(request.machine.nodes[group.nodes[0]], group.indices[:on_node])
 
 
 @lru_cache(maxsize=64)

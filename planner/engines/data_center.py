@@ -19,6 +19,7 @@ class PoolEngine(Protocol):
     """What ``layouts`` asks of an engine."""
 
     name: str
+    replicas_share_experts: bool
 
     @property
     def facts(self) -> EngineFacts: ...
@@ -37,6 +38,9 @@ def layouts(
     if unknown or not groups:
         yield unknown or Refusal(None, f"{engine.name} needs a GPU", "use llama.cpp")
         return
+    if request.exact:
+        # One configuration was asked for: the equal GPUs with the most memory carry it.
+        groups = (max(groups, key=lambda group: group.size * group.gpu.visible),)
     for group in groups:
         refusal = unsupported_gpu(group.gpu, release)
         if refusal:
@@ -73,11 +77,9 @@ def unknown_kv(engine: str, wanted: Iterable[str], known: Iterable[str]) -> Refu
 
 def _missing_flag(engine: PoolEngine, config: Config) -> tuple[str, str] | None:
     """Reason and remedy when this version cannot be told to start the layout."""
-    assert config.group is not None
-    several = config.world > config.group.per_node
     for key, needed, what in (
         ("dcp", config.dcp > 1, "decode context parallelism"),
-        ("nodes", several, "several nodes"),
+        ("nodes", config.nodes_used > 1, "several nodes"),
     ):
         if needed and not engine.facts.has_flag(key, config.version):
             return f"{engine.name} {config.version} has no flag for {what}", "use a newer --engine-version"
@@ -91,7 +93,7 @@ def _shapes(
     narrow, moe = request.narrow, request.model.moe is not None
     has_dcp = engine.facts.has_flag("dcp", version) and request.model.uses_mla
     for tp, pp, dp, sharing in _ranks(request, group, attention_dp=attention_dp):
-        world_experts = tp if sharing else tp * dp
+        world_experts = tp if sharing or not engine.replicas_share_experts else tp * dp
         if narrow.ep is not None:
             eps: tuple[int, ...] = (narrow.ep,)
         elif request.exact or not moe or world_experts == 1:
@@ -120,7 +122,13 @@ def _ranks(request: Request, group: GpuGroup, *, attention_dp: bool) -> Iterator
         sharing = attention_dp and dp > 1 and tp * pp * dp > count
         yield tp, pp, dp, sharing
         return
+
+    def fills_nodes(world: int) -> bool:
+        # A tensor-parallel group that half fills a node would talk over the network.
+        return world <= count and (world <= group.per_node or world % group.per_node == 0)
+
     tps = (narrow.tp,) if narrow.tp else powers_of_two(group.per_node)
+    found = False
     for tp in tps:
         pps = (narrow.pp,) if narrow.pp else divisors(max(count // tp, 1))
         for pp in pps:
@@ -128,10 +136,16 @@ def _ranks(request: Request, group: GpuGroup, *, attention_dp: bool) -> Iterator
                 continue
             dps = (narrow.dp,) if narrow.dp else powers_of_two(count // (tp * pp))
             for dp in dps:
-                if tp * pp * dp <= count:
+                if fills_nodes(tp * pp * dp):
+                    found = True
                     yield tp, pp, dp, False
-            if attention_dp and request.model.moe is not None and narrow.dp in (None, tp) and tp > 1:
+            shares = attention_dp and request.model.moe is not None and narrow.dp in (None, tp) and tp > 1
+            if shares and fills_nodes(tp * pp):
+                found = True
                 yield tp, pp, tp, True
+    if not found:
+        # Ranks that were asked for and that the GPUs do not have are refused with the reason.
+        yield narrow.tp or 1, narrow.pp or 1, narrow.dp or 1, False
 
 
 def _with_settings(
@@ -175,6 +189,7 @@ def _with_settings(
         sequences=sequences,
         text_only=settings.text_only,
         attention_dp=sharing,
+        own_experts=dp > 1 and not sharing and not engine.replicas_share_experts,
     )
 
 
@@ -219,10 +234,15 @@ def refused_layout(request: Request, release: PricedRelease, config: Config) -> 
             f"tp {config.tp} x pp {config.pp} x dp {config.dp} needs {config.world} GPUs, there are {group.size}",
             f"use at most {group.size} ranks",
         )
-    if config.world > group.per_node and config.world % group.per_node:
+    if config.world % config.nodes_used:
         return (
-            f"{config.world} ranks do not fill nodes of {group.per_node} GPUs",
-            f"use a multiple of {group.per_node} ranks, or one node",
+            f"{config.world} ranks do not divide over {config.nodes_used} nodes",
+            f"use a multiple of {config.nodes_used} ranks",
+        )
+    if config.own_experts and config.nodes_used > 1:
+        return (
+            f"{config.engine} runs data-parallel replicas on one node, or inside tp",
+            f"use tp {config.tp * config.dp} with dp {config.dp}, or start one server per node",
         )
     if config.attention_dp and config.tp % config.dp:
         return (
@@ -246,9 +266,10 @@ def refused_layout(request: Request, release: PricedRelease, config: Config) -> 
         return f"tp {config.tp} is not divisible by dcp {config.dcp}", "use a dcp that divides tp"
     if config.dcp > 1 and not model.uses_mla:
         return "decode context parallelism is planned for MLA models only", "use dcp 1"
-    ranks = config.tp if config.attention_dp else config.tp * config.dp
+    ranks = config.tp if config.attention_dp else config.tp * config.expert_group
     if config.ep not in (1, ranks):
-        return f"the expert-parallel size is tp x dp = {ranks}, not {config.ep}", f"use ep {ranks} or 1"
+        product = "tp" if config.attention_dp or config.own_experts else "tp x dp"
+        return f"the expert-parallel size is {product} = {ranks}, not {config.ep}", f"use ep {ranks}"
     if model.moe is None:
         return ("a dense model has no experts to distribute", "use ep 1") if config.ep > 1 else None
     expert_format = release.expert_format

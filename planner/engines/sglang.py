@@ -1,6 +1,7 @@
 """SGLang: as vLLM on equal GPUs, but the static pool is a fraction of memory and activation lies outside it.
 
-KV = memory free after loading - capacity x (1 - mem_fraction_static); the default fraction follows a published rule.
+Data parallelism without attention data parallelism starts whole engines side by side, on one node only (SGLang
+``srt/server_args.py`` check_server_args). KV = memory free after loading - capacity x (1 - mem_fraction_static); the default fraction follows a published rule.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Sglang:
     """The engine as the search sees it."""
 
     name = "sglang"
+    replicas_share_experts = False
 
     @property
     def facts(self) -> EngineFacts:

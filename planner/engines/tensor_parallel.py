@@ -28,15 +28,15 @@ class Ranks(NamedTuple):
 
 def ranks_of(config: Config) -> Ranks:
     """Ranks of a configuration: data-parallel ranks share the experts, whole (EP) or within each matrix."""
-    return _ranks(config.tp, config.dp, config.ep, config.attention_dp)
+    return _ranks(config.tp, config.dp, config.ep, config.attention_dp, config.own_experts)
 
 
 @lru_cache(maxsize=4096)
-def _ranks(tp: int, dp: int, ep: int, attention_dp: bool) -> Ranks:
+def _ranks(tp: int, dp: int, ep: int, attention_dp: bool, own_experts: bool) -> Ranks:
     attention_tp = tp // dp if attention_dp else tp
     if ep > 1:
         return Ranks(attention_tp, 1, ep)
-    return Ranks(attention_tp, tp if attention_dp else tp * dp, 1)
+    return Ranks(attention_tp, tp if attention_dp or own_experts else tp * dp, 1)
 
 
 def shards_of(request: Request, release: PricedRelease, config: Config, *, vision_sharded: bool) -> ShardTable:

@@ -42,6 +42,7 @@ class Vllm:
     """The engine as the search sees it."""
 
     name = "vllm"
+    replicas_share_experts = True
 
     @property
     def facts(self) -> EngineFacts:

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moeplan.launcher import assignments, command_lines, launch_files, remarks
+from moeplan.text import drawn
+from moeplan.text_plan import plan_view
 from planner.errors import BadRequest
 from planner.plan import Candidate, Launch, Plan
 
@@ -134,6 +136,17 @@ def test_a_file_name_is_checked(plan: Plan, name: str) -> None:
 def test_a_command_is_checked(plan: Plan, launch: Launch) -> None:
     with pytest.raises(BadRequest):
         script(with_launch(plan, launch))
+
+
+def test_weights_that_do_not_exist_are_not_started(plan: Plan) -> None:
+    candidate = plan.candidates[0]
+    release = candidate.quantization.model_copy(update={"status": "hypothetical", "release": ""})
+    hypothetical = candidate.model_copy(update={"quantization": release})
+    with pytest.raises(BadRequest, match="nobody is known to publish 'int4'"):
+        script(hypothetical)
+    text = drawn(plan_view(plan.model_copy(update={"candidates": (hypothetical,)})))
+    assert "which nobody is known to publish" in text
+    assert "vllm serve" not in text
 
 
 def test_names_in_the_plan_cannot_leave_the_comment(plan: Plan) -> None:
