@@ -388,7 +388,7 @@ def rejection(request: Request, miss: Missed, count: int) -> out.Rejection:
         quantization=f"{release.publisher}/{release.quantization}",
         parallel=parallel_ref(miss.config) if miss.config else None,
         reason=miss.reason,
-        device=f"{worst.kind} {worst.name}" if worst else None,
+        device=(worst.name if worst.kind == "host" else f"{worst.kind} {worst.name}") if worst else None,
         short_by_bytes=miss.short_by or None,
         remedy=miss.remedy or remedy(request, miss),
         memory=memory_of(request, priced) if priced is not None and request.exact else None,

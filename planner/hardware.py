@@ -35,6 +35,7 @@ from profiles.names import AmbiguousName, UnknownName
 _COUNTED: Final = re.compile(r"\s*([0-9]{1,3})\s*[x*\u00d7](.*)", re.IGNORECASE | re.ASCII | re.DOTALL)
 MAX_GPUS_PER_NODE: Final = 128
 MAX_NODES: Final = 4096
+MAX_GPUS: Final = 4096
 LINKS: Final = {"nvlink": None, "pcie3": 3, "pcie4": 4, "pcie5": 5}
 """Names of ``--link`` with their PCIe generation."""
 PCIE_LANES: Final = 16
@@ -48,6 +49,8 @@ def describe(options: Options) -> Inventory:
     nodes = parse_count(options.nodes, "--nodes", high=MAX_NODES) if options.nodes is not None else 1
     notes: list[str] = []
     gpus = _described_gpus(options, notes)
+    if nodes * len(gpus) > MAX_GPUS:
+        raise BadRequest(f"--nodes {nodes} x {len(gpus)} GPUs are more than the {MAX_GPUS:,} that are planned for")
     ram = _described_ram(options, notes)
     cpu, bandwidth = _described_cpu(options)
     memory = HostMemory(

@@ -180,7 +180,9 @@ def find_releases(model: ModelSpec, text: str) -> tuple[Release, ...]:
     if quantization.upper() in DEFAULT_TYPE and publisher in ("", HYPOTHETICAL):
         return (_hypothetical(quantization.upper(), f"gguf:{quantization.upper()}"),)
     known = [f"{release.publisher}/{release.quantization}" for release in model.releases]
-    raise UnknownName("quantization", text, known)
+    spellings = {spelling.casefold(): name for name in known for spelling in (name, name.rpartition("/")[2])}
+    near = difflib.get_close_matches(quantization, spellings, n=4, cutoff=0.4)
+    raise UnknownName("quantization", text, dict.fromkeys([spellings[name] for name in near] or known[:8]))
 
 
 def quality_of(model_id: str, release: Release) -> tuple[QualityLoss, ...]:

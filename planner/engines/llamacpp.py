@@ -282,7 +282,7 @@ class LlamaCpp:
             others.append(self._kv_entry(request, config, kv))
         resident = weights + shards.embedding
         experts = sum([layer.expert * layer.experts for layer in shards.layers[: config.cpu_expert_layers]])
-        if host.ram is None and not experts:
+        if host.ram is None and not experts and config.placement:
             return (), 0
         ram = host.ram or 0
         paged = 0

@@ -1,0 +1,166 @@
+"""Which layouts the engines take, and which their own code refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.planner.planning import outcome_of, priced_of, request_of
+
+
+def refusal(model: str = "kimi-k2.5", **given: Any) -> tuple[str, str]:
+    outcome = outcome_of(model, exact=True, **given)
+    assert not outcome.found
+    (miss,) = outcome.missed
+    assert miss.priced is None
+    return miss.reason, miss.remedy
+
+
+@pytest.mark.parametrize(
+    ("given", "reason", "remedy"),
+    [
+        ({"tp": 6}, "64 attention heads are not divisible by tp 6", "use tp 1, 2, 4, 8"),
+        ({"tp": 8, "dp": 2}, "tp 8 x pp 1 x dp 2 needs 16 GPUs, there are 8", "use at most 8 ranks"),
+        ({"tp": 8, "dcp": 3}, "tp 8 is not divisible by dcp 3", "use a dcp that divides tp"),
+        ({"tp": 8, "ep": 4}, "the expert-parallel size is tp x dp = 8, not 4", "use ep 8"),
+        ({"tp": 8, "kv_dtype": "q8_0"}, "vllm has no q8_0 KV cache here", "use --kv-dtype bf16 or fp8"),
+        ({"tp": 8, "kv_dtype": "fp8_ds_mla"}, "vllm has no fp8_ds_mla KV cache here", "use --kv-dtype bf16 or fp8"),
+        ({"tp": 64, "nodes": 8}, "an expert of width 2048 cannot be divided by 128 in groups of 32", ""),
+    ],
+)
+def test_vllm_refuses(given: dict[str, Any], reason: str, remedy: str) -> None:
+    if not remedy:
+        # 64 ranks divide 2,048 into whole groups of 32; 128 do not, and neither do the 64 heads.
+        assert priced_of(engine="vllm", gpu="8xH200", **given).config.tp == 64
+        return
+    assert refusal(engine="vllm", gpu="8xH200", **given) == (reason, remedy)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"gpu": "8xV100", "engine": "vllm"}, ""),
+        ({"gpu": "8xA100-80", "engine": "vllm", "tp": 8, "kv_dtype": "fp8"}, "MLA with fp8 KV has kernels for compute"),
+        ({"gpu": "m3-ultra", "engine": "vllm"}, "vLLM and SGLang have no production back end for Apple M3 Ultra"),
+        ({"gpu": "8xMI300X", "engine": "sglang", "quant": "nvidia/nvfp4"}, "NVFP4 weights need an NVIDIA GPU"),
+        ({"gpu": "none", "engine": "vllm"}, "vllm needs a GPU"),
+        ({"gpu": "none", "engine": "ktransformers"}, "KTransformers needs an NVIDIA GPU"),
+        ({"gpu": "8xMI300X", "engine": "ktransformers"}, "KTransformers needs an NVIDIA GPU"),
+    ],
+)
+def test_gpus_that_cannot_run_it(given: dict[str, Any], reason: str) -> None:
+    if not reason:
+        given, reason = {**given, "gpu": "8xV100-sxm-32"}, "compute capability 7.0; the quantized kernels need 7.5"
+    assert reason in refusal(**given)[0]
+
+
+@pytest.mark.parametrize("tp", [2, 8])
+def test_attention_data_parallelism_divides_tp(tp: int) -> None:
+    reason, remedy = refusal(engine="sglang", gpu="8xH200", tp=tp, dp=16 if tp == 2 else 3)
+    assert (reason, remedy) == (
+        f"attention data parallelism divides tp {tp} by dp {16 if tp == 2 else 3}", "use a dp that divides tp",
+    )  # fmt: skip
+
+
+def test_replicas_of_sglang_are_whole_engines() -> None:
+    """Two replicas at tp 4 each hold the whole model: 139 GiB per GPU, not the 72 GiB of tp 8."""
+    replicas = priced_of(engine="sglang", gpu="8xH200", tp=4, dp=2)
+    alone = priced_of(engine="sglang", gpu="4xH200", tp=4)
+    assert replicas.devices[0].total("weights") == alone.devices[0].total("weights") > 138 * 2**30
+    assert replicas.verdict == "no"
+
+
+def test_replicas_of_vllm_share_the_experts() -> None:
+    replicas = priced_of(engine="vllm", gpu="8xH200", tp=4, dp=2)
+    entries = {entry.what: entry.bytes for entry in replicas.devices[0].entries}
+    whole = priced_of(engine="vllm", gpu="8xH200", tp=8)
+    assert entries["routed experts"] == {entry.what: entry.bytes for entry in whole.devices[0].entries}["routed experts"]
+    assert replicas.verdict == "fits"
+
+
+def test_sglang_keeps_its_replicas_on_one_node() -> None:
+    reason, remedy = refusal(engine="sglang", gpu="8xH200", nodes=2, tp=8, dp=2)
+    assert reason == "sglang runs data-parallel replicas on one node, or inside tp"
+    assert remedy == "use tp 16 with dp 2, or start one server per node"
+
+
+def test_ranks_divide_over_the_nodes() -> None:
+    reason, _ = refusal(engine="vllm", gpu="8xH200", nodes=3, tp=4, pp=5)
+    assert reason == "20 ranks do not divide over 3 nodes"
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3])
+def test_the_search_fills_nodes(nodes: int) -> None:
+    """A tensor-parallel group never lies on two nodes when whole nodes are used."""
+    for found in outcome_of(gpu="8xH100", nodes=nodes).found:
+        config = found.priced.config
+        assert config.world <= 8 or config.world % 8 == 0
+
+
+def test_ranks_that_do_not_exist_are_refused_by_a_plan_too() -> None:
+    for given in ({"tp": 16}, {"dp": 16}, {"pp": 62}, {"tp": 8, "pp": 2}):
+        outcome = outcome_of(gpu="8xH200", engine="vllm", quant="int4", **given)
+        assert not outcome.found
+        assert {miss.reason.partition(" needs ")[2] for miss in outcome.missed} == {
+            f"{given.get('tp', 1) * given.get('pp', 1) * given.get('dp', 1)} GPUs, there are 8"
+        }
+
+
+@pytest.mark.parametrize(
+    ("engine", "given", "reason"),
+    [
+        ("llama.cpp", {"tp": 8}, "llama.cpp places layers, it has no --tp 8"),
+        ("llama.cpp", {"pp": 2, "dp": 2}, "llama.cpp places layers, it has no --pp 2 --dp 2"),
+        ("llama.cpp", {"kv_dtype": "fp8"}, "llama.cpp has no fp8 KV cache"),
+        ("llama.cpp", {"cache_type_v": "nvfp4"}, "llama.cpp has no nvfp4 KV cache"),
+        ("llama.cpp", {"kv_dtype": "q8_0", "flash_attention": "off"}, "llama.cpp needs flash attention for a V cache in q8_0"),
+        ("ktransformers", {"pp": 2}, "KTransformers shards by tp only, it has no --pp 2"),
+        ("ktransformers", {"kv_dtype": "q4_0"}, "ktransformers has no q4_0 KV cache here"),
+    ],
+)  # fmt: skip
+def test_offloading_engines_refuse(engine: str, given: dict[str, Any], reason: str) -> None:
+    quant = {"quant": "Q4_X"} if engine == "llama.cpp" else {}
+    assert refusal(engine=engine, gpu="8xH200", ram="1TiB", **quant, **given)[0] == reason
+
+
+def test_unquantized_kv_has_two_names() -> None:
+    """bf16 in the checkpoint's world, f16 in llama.cpp's; either asks both for 16 bits."""
+    for dtype in ("bf16", "fp16"):
+        assert priced_of(engine="vllm", gpu="8xH200", tp=8, kv_dtype=dtype).config.kv_dtype == "bf16"
+        llama = priced_of(engine="llama.cpp", gpu="8xH200", quant="Q4_X", kv_dtype=dtype)
+        assert llama.config.kv_dtype == "f16"
+
+
+def test_an_estimate_of_ktransformers_is_one_configuration() -> None:
+    priced = priced_of(engine="ktransformers", gpu="2xH100", ram="1TiB")
+    assert (priced.config.tp, priced.config.gpu_experts_per_layer) == (2, 1)
+
+
+def test_ktransformers_needs_the_cpus_instructions() -> None:
+    reason, _ = refusal(engine="ktransformers", gpu="H100", ram="1TiB", cpu="epyc-7003", quant="bf16")
+    assert reason == "BF16 needs a CPU with avx512f"
+
+
+def test_a_narrowed_search_shows_nothing_else() -> None:
+    request = request_of(gpu="8xH200", ram="2TiB", tp=4)
+    assert request.narrow.tp == 4
+    for found in outcome_of(gpu="8xH200", ram="2TiB", tp=4).found:
+        assert found.priced.config.tp == 4
+        assert found.engine.name != "llama.cpp"
+
+
+def test_kv_heads_are_divided_or_replicated() -> None:
+    """Grok-like geometry: 8 KV heads of 48 query heads at tp 6 are neither."""
+    from dataclasses import replace
+
+    from planner.engines.data_center import refused_layout
+
+    request = request_of("llama-3.1-70b", exact=True, gpu="8xH100", engine="vllm", tp=2)
+    model = replace(request.model, heads=48, kv_groups=(request.model.kv_groups[0]._replace(n_kv_heads=8),))
+    config = priced_of("llama-3.1-70b", gpu="8xH100", engine="vllm", tp=2).config
+    odd = replace(request, model=model)
+    assert refused_layout(odd, request.releases[0], config._replace(tp=6)) == (
+        "8 KV heads are neither divided nor replicated by tp 6", "use tp 1, 2, 4, 8",
+    )  # fmt: skip
+    assert refused_layout(odd, request.releases[0], config._replace(tp=4)) is None
