@@ -29,10 +29,10 @@ def build_request(options: Options, model: ModelSpec, machine: Machine, *, exact
     """The parsed request. Raises ``BadRequest`` with one line."""
     narrow = _narrow(options)
     settings = _settings(options)
-    demand, given = _demand(options, model, narrow.engine, exact=exact)
     releases = _releases(options, model, narrow.engine, exact=exact)
     if exact and narrow.engine is None:
         narrow = replace(narrow, engine=_natural_engine(releases))
+    demand, given = _demand(options, model, narrow.engine, exact=exact)
     if narrow.engine != "llama.cpp" and narrow.tp is not None and model.heads % narrow.tp:
         allowed = ", ".join(str(ways) for ways in divisors(model.heads))
         raise BadRequest(f"--tp: {narrow.tp} does not divide the {model.heads} attention heads; {allowed} are allowed")

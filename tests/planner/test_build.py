@@ -12,7 +12,7 @@ from planner.options import Options
 from planner.request import Request
 from profiles.library import load_model
 from profiles.workloads import load_workload, workload_names
-from tests.planner.planning import K25, machine_from, outcome_of, request_of
+from tests.planner.planning import K25, machine_from, request_of
 
 
 def planned(**given: Any) -> Request:
@@ -126,8 +126,8 @@ def test_kv_dtypes_have_synonyms() -> None:
 def test_engines_are_known_in_any_case() -> None:
     """The context of llama.cpp is shared by its sequences, however its name is written."""
     given = {"quant": "Q4_X", "context": "1m", "sequences": "4", "gpu": "none", "ram": "1TiB"}
-    for name in ("llama.cpp", "LLAMA.CPP"):
-        assert request_of(exact=True, engine=name, **given).demand.context == 1 << 20
+    for engine in ({"engine": "llama.cpp"}, {"engine": "LLAMA.CPP"}, {}):
+        assert request_of(exact=True, **engine, **given).demand.context == 1 << 20
     with pytest.raises(BadRequest, match="1,048,576 tokens are more than"):
         request_of(exact=True, engine="vllm", **given)
 
@@ -158,13 +158,20 @@ def test_a_quantization_of_mlx_is_not_planned() -> None:
     assert request_of(gpu="m3-ultra", quant="mlx").releases == ()
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_tp_must_divide_the_heads(engine: str) -> None:
-    outcome = outcome_of(exact=True, gpu="8xH200", engine=engine, tp=3)
-    (miss,) = outcome.missed
-    assert miss.reason == "64 attention heads are not divisible by tp 3"
-    assert miss.remedy == "use tp 1, 2, 4, 8"
-    assert not outcome.found
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "ktransformers", None])
+def test_tp_must_divide_the_heads(engine: str | None) -> None:
+    given = {"gpu": "8xH200"} | ({} if engine is None else {"engine": engine})
+    complaint = "--tp: 3 does not divide the 64 attention heads; 1, 2, 4, 8, 16, 32, 64 are allowed"
+    for exact in (False, True):
+        with pytest.raises(BadRequest, match=complaint):
+            request_of(exact=exact, tp=3, **given)
+
+
+@pytest.mark.parametrize(("quant", "engine"), [(None, "vllm"), ("nvfp4", "vllm"), ("Q4_X", "llama.cpp")])
+def test_an_estimate_without_an_engine_means_the_one_that_loads_the_files(quant: str | None, engine: str) -> None:
+    given = {} if quant is None else {"quant": quant}
+    assert request_of(exact=True, gpu="8xH200", **given).narrow.engine == engine
+    assert request_of(gpu="8xH200", **given).narrow.engine is None
 
 
 def test_every_model_is_planned_with_its_own_context() -> None:

@@ -229,7 +229,12 @@ def test_nodes_with_different_numbers_make_groups_of_both() -> None:
 
 
 @settings(max_examples=50)
-@given(st.dictionaries(st.sampled_from(["nodes", "ram", "ram_bandwidth", "cpu", "cores", "disk", "link", "network"]), st.text(max_size=20)))
+@given(
+    st.dictionaries(
+        st.sampled_from(["nodes", "ram", "ram_bandwidth", "cpu", "cores", "disk", "link", "network"]),
+        st.text(max_size=20),
+    )
+)
 def test_any_text_describes_a_machine_or_is_refused(given: dict[str, str]) -> None:
     try:
         machine = machine_from(gpu="2xH100", **given)

@@ -34,7 +34,8 @@ def test_pipeline_stages_add_up_to_the_whole(name: str, cut: int, tp: int, token
     model = load_model(name)
     cut = min(cut, model.layers)
     first, second, whole = (
-        sequence_bytes(model, "bf16", tp, *stage, tokens) for stage in ((0, cut), (cut, model.layers), (0, model.layers))
+        sequence_bytes(model, "bf16", tp, *stage, tokens)
+        for stage in ((0, cut), (cut, model.layers), (0, model.layers))
     )
     assert first + second == whole
 
@@ -60,7 +61,9 @@ def test_linear_layers_have_a_state_and_no_tokens() -> None:
 
 def test_an_indexer_adds_its_key() -> None:
     plain = KvGroup("mla", (0,), kv_lora_rank=512, rope_dim=64)
-    assert group_bytes_per_token(plain._replace(index_head_dim=128), "bf16") == group_bytes_per_token(plain, "bf16") + 132
+    assert (
+        group_bytes_per_token(plain._replace(index_head_dim=128), "bf16") == group_bytes_per_token(plain, "bf16") + 132
+    )
 
 
 def test_the_layout_is_that_of_most_layers() -> None:

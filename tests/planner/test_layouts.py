@@ -20,27 +20,32 @@ def refusal(model: str = "kimi-k2.5", **given: Any) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("given", "reason", "remedy"),
     [
-        ({"tp": 6}, "64 attention heads are not divisible by tp 6", "use tp 1, 2, 4, 8"),
         ({"tp": 8, "dp": 2}, "tp 8 x pp 1 x dp 2 needs 16 GPUs, there are 8", "use at most 8 ranks"),
         ({"tp": 8, "dcp": 3}, "tp 8 is not divisible by dcp 3", "use a dcp that divides tp"),
         ({"tp": 8, "ep": 4}, "the expert-parallel size is tp x dp = 8, not 4", "use ep 8"),
         ({"tp": 8, "kv_dtype": "q8_0"}, "vllm has no q8_0 KV cache here", "use --kv-dtype bf16 or fp8"),
         ({"tp": 8, "kv_dtype": "fp8_ds_mla"}, "vllm has no fp8_ds_mla KV cache here", "use --kv-dtype bf16 or fp8"),
-        ({"tp": 64, "nodes": 8}, "an expert of width 2048 cannot be divided by 128 in groups of 32", ""),
+        (
+            {"tp": 64, "dp": 2, "nodes": 16},
+            "an expert of width 2048 cannot be divided by 128 in groups of 32",
+            "use expert parallelism",
+        ),
     ],
 )
 def test_vllm_refuses(given: dict[str, Any], reason: str, remedy: str) -> None:
-    if not remedy:
-        # 64 ranks divide 2,048 into whole groups of 32; 128 do not, and neither do the 64 heads.
-        assert priced_of(engine="vllm", gpu="8xH200", **given).config.tp == 64
-        return
     assert refusal(engine="vllm", gpu="8xH200", **given) == (reason, remedy)
+
+
+def test_an_expert_is_divided_into_whole_groups() -> None:
+    """64 ranks have 32 of an expert's 2,048 rows each, one group of scales."""
+    assert priced_of(engine="vllm", gpu="8xH200", nodes=8, tp=64).verdict == "fits"
+    assert priced_of(engine="vllm", gpu="8xH200", nodes=16, tp=64, dp=2, ep=128).config.ep == 128
 
 
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ({"gpu": "8xV100", "engine": "vllm"}, ""),
+        ({"gpu": "8xV100-sxm-32", "engine": "vllm"}, "compute capability 7.0; the quantized kernels need 7.5"),
         ({"gpu": "8xA100-80", "engine": "vllm", "tp": 8, "kv_dtype": "fp8"}, "MLA with fp8 KV has kernels for compute"),
         ({"gpu": "m3-ultra", "engine": "vllm"}, "vLLM and SGLang have no production back end for Apple M3 Ultra"),
         ({"gpu": "8xMI300X", "engine": "sglang", "quant": "nvidia/nvfp4"}, "NVFP4 weights need an NVIDIA GPU"),
@@ -50,8 +55,6 @@ def test_vllm_refuses(given: dict[str, Any], reason: str, remedy: str) -> None:
     ],
 )
 def test_gpus_that_cannot_run_it(given: dict[str, Any], reason: str) -> None:
-    if not reason:
-        given, reason = {**given, "gpu": "8xV100-sxm-32"}, "compute capability 7.0; the quantized kernels need 7.5"
     assert reason in refusal(**given)[0]
 
 
@@ -75,7 +78,9 @@ def test_replicas_of_vllm_share_the_experts() -> None:
     replicas = priced_of(engine="vllm", gpu="8xH200", tp=4, dp=2)
     entries = {entry.what: entry.bytes for entry in replicas.devices[0].entries}
     whole = priced_of(engine="vllm", gpu="8xH200", tp=8)
-    assert entries["routed experts"] == {entry.what: entry.bytes for entry in whole.devices[0].entries}["routed experts"]
+    assert (
+        entries["routed experts"] == {entry.what: entry.bytes for entry in whole.devices[0].entries}["routed experts"]
+    )
     assert replicas.verdict == "fits"
 
 

@@ -80,14 +80,17 @@ def test_rates(text: str, rate: int) -> None:
     assert parse_rate(text, "--network") == rate
 
 
-@pytest.mark.parametrize("text", ["", "400", "400GB", "GB/s", "-1GB/s", "0GB/s", "400 GB /s", "9999999TB/s", "400gbit/s"])
+@pytest.mark.parametrize(
+    "text", ["", "400", "400GB", "GB/s", "-1GB/s", "0GB/s", "400 GB /s", "9999999TB/s", "400gbit/s"]
+)
 def test_what_is_no_rate(text: str) -> None:
     with pytest.raises(BadRequest, match=r"^--network: .*(bandwidth; write 400GB/s|out of range; 1 B/s)"):
         parse_rate(text, "--network")
 
 
 @pytest.mark.parametrize(
-    ("text", "tokens"), [("8192", 8192), ("128k", 131_072), ("1m", 1 << 20), ("1.5K", 1536), (" 32768 ", 32_768), ("8.0", 8)]
+    ("text", "tokens"),
+    [("8192", 8192), ("128k", 131_072), ("1m", 1 << 20), ("1.5K", 1536), (" 32768 ", 32_768), ("8.0", 8)],
 )
 def test_tokens(text: str, tokens: int) -> None:
     assert parse_tokens(text, "--context") == tokens
