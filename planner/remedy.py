@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from formulas.units import GIB
+from formulas.units import GB, GIB
 from planner.engines import load_engine_model
 from planner.engines.base import Config, powers_of_two
 from planner.engines.data_center import refused_layout
@@ -22,6 +22,8 @@ def remedy(request: Request, miss: Missed) -> str:
     config = priced.config
     if worst.kind == "host":
         return _more_ram(request, config, worst)
+    if worst.kind == "disk":
+        return f"{ceil(_needed(worst) / GB):,} GB of disk are needed (--disk); use a smaller quantization"
     if worst.kind == "unified":
         # A GPU may use only part of the memory that it shares.
         need = ceil(_needed(worst) * worst.capacity / worst.usable_low / GIB)

@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import Final, NamedTuple
 
 from formulas.storage import storage_format, tensor_bytes
-from profiles.model import ModelSpec, Role, TensorGroup
+from profiles.model import ModelSpec, Role, TensorClass, TensorGroup
 
 ROWS: Final[frozenset[Role]] = frozenset(
     (
@@ -118,66 +118,67 @@ def build_shards(
     the most experts is priced. ``scale`` corrects a list whose mixture is only assumed (see ``release_tensors``).
     """
     kv_heads = max((group.n_kv_heads for group in model.kv_groups), default=0)
-    attention = [0] * model.layers
-    dense = [0] * model.layers
-    shared = [0] * model.layers
-    other = [0] * model.layers
-    expert = [0] * model.layers
-    experts = [0] * model.layers
+    # Groups of the same layers are summed before they are spread over those layers: a model has few such sets.
+    sums: dict[tuple[int, ...], list[int]] = {}
     embedding = lm_head = norms = vision = vision_whole = mtp = 0
     for group in groups:
-        fmt = storage_format(group.format)
-        is_expert = group.role in EXPERT_ROWS or group.role in EXPERT_COLUMNS
-        if group.role in VISION_ROLES:
-            vision_whole += group.bytes
-            divide = vision_sharded and group.role in ("vision_column", "vision_row")
-            vision += group.bytes // tp if divide else group.bytes
+        role = group.role
+        if role in VISION_ROLES:
+            size = group.bytes
+            vision_whole += size
+            divide = vision_sharded and role in ("vision_column", "vision_row")
+            vision += size // tp if divide else size
             continue
-        each = tensor_bytes(fmt, shard_shape(group, expert_tp if is_expert else tp, kv_heads, vocabulary_padding))
+        is_expert = role in EXPERT_ROWS or role in EXPERT_COLUMNS
+        shape = shard_shape(group, expert_tp if is_expert else tp, kv_heads, vocabulary_padding)
+        each = tensor_bytes(storage_format(group.format), shape)
         if scale != 1.0:
             each = round(each * scale)
         if group.tensor_class == "mtp":
             count = group.per_layer * max(len(group.layers), 1)
             mtp += each * (-(-count // expert_ranks) if is_expert else count)
-        elif group.role == "embedding":
+        elif role == "embedding":
             embedding += each * group.instances
-        elif group.role == "lm_head":
+        elif role == "lm_head":
             lm_head += each * group.instances
         elif not group.layers:
             norms += each * group.instances
-        elif is_expert:
-            for layer in group.layers:
-                # The projections of one expert are separate tensors, so a layer's expert is their sum.
-                expert[layer] += each
-                experts[layer] = max(experts[layer], group.per_layer)
         else:
-            bucket = _bucket(group, attention, dense, shared, other)
-            size = each * group.per_layer
-            for layer in group.layers:
-                bucket[layer] += size
-    layers = tuple(
-        [
-            LayerShard(*values)
-            for values in zip(
-                attention, dense, shared, other, expert, [-(-n // expert_ranks) for n in experts], strict=True
-            )
-        ]
-    )
+            row = sums.setdefault(group.layers, [0] * len(LayerShard._fields))
+            if is_expert:
+                # The projections of one expert are separate tensors, so a layer's expert is their sum.
+                row[_EXPERT] += each
+                row[_EXPERTS] = max(row[_EXPERTS], group.per_layer)
+            else:
+                row[_COLUMN_OF_CLASS.get(group.tensor_class, _OTHER)] += each * group.per_layer
+    layers = _spread(sums, model.layers, expert_ranks)
     running = accumulate([s.attention + s.dense + s.shared + s.other + s.expert * s.experts for s in layers], initial=0)
-    on_rank = max((shard.experts for shard in layers), default=0)
+    on_rank = max([shard.experts for shard in layers], default=0)
     return ShardTable(layers, tuple(running), embedding, lm_head, norms, vision, vision_whole, mtp, on_rank)
 
 
-def _bucket(
-    group: TensorGroup, attention: list[int], dense: list[int], shared: list[int], other: list[int]
-) -> list[int]:
-    if group.tensor_class == "attention":
-        return attention
-    if group.tensor_class == "dense_ffn":
-        return dense
-    if group.tensor_class == "shared_experts":
-        return shared
-    return other
+_COLUMN_OF_CLASS: Final[dict[TensorClass, int]] = {"attention": 0, "dense_ffn": 1, "shared_experts": 2}
+_OTHER, _EXPERT, _EXPERTS = 3, 4, 5
+
+
+def _spread(sums: dict[tuple[int, ...], list[int]], layers: int, expert_ranks: int) -> tuple[LayerShard, ...]:
+    """One shard per layer; layers that are in the same sets share it."""
+    sets: list[list[tuple[int, ...]]] = [[] for _ in range(layers)]
+    for members in sums:
+        for layer in members:
+            sets[layer].append(members)
+    made: dict[tuple[int, ...], LayerShard] = {}
+    spread = []
+    for of_layer in sets:
+        key = tuple([id(members) for members in of_layer])
+        shard = made.get(key)
+        if shard is None:
+            rows = [sums[members] for members in of_layer]
+            totals = [sum([row[column] for row in rows]) for column in range(_EXPERTS)]
+            experts = max([row[_EXPERTS] for row in rows], default=0)
+            shard = made[key] = LayerShard._make([*totals, -(-experts // expert_ranks)])
+        spread.append(shard)
+    return tuple(spread)
 
 
 @lru_cache(maxsize=1024)

@@ -148,7 +148,7 @@ class LlamaCpp:
             ]  # fmt: skip
             if request.settings.n_cpu_moe is not None:
                 on_cpu = min(request.settings.n_cpu_moe, model_layers(shards))
-                placed = _balanced(always, experts, on_cpu, caps, head)
+                placed = balanced(always, experts, on_cpu, caps, head)
                 if placed is not None:
                     return placed, on_cpu
                 continue
@@ -156,7 +156,7 @@ class LlamaCpp:
             best: tuple[tuple[int, ...], int] | None = None
             while low <= high:
                 middle = (low + high) // 2
-                placed = _balanced(always, experts, middle, caps, head)
+                placed = balanced(always, experts, middle, caps, head)
                 if placed is None:
                     low = middle + 1
                 else:
@@ -289,7 +289,14 @@ class LlamaCpp:
         room = ram - sum([entry.high for entry in others])
         if resident > room and node.disk.free is not None and experts and room > resident - experts:
             paged = resident - max(room, 0)
-        entries = [self._weights(release, "weights in RAM (mapped file)", resident - paged), *others]
+        mapped = "weights in RAM (mapped file)"
+        entries = [
+            # What is paged fills the room there is, however large the file turns out to be.
+            exact("weights", mapped, resident - paged, "what the rest of RAM leaves", GGUF_TENSORS)
+            if paged
+            else self._weights(release, mapped, resident),
+            *others,
+        ]
         devices = [Device(0, "host", 0, 1, host.name, ram, ram, ram, ram, ram, tuple(entries))]
         if paged:
             free = node.disk.free or 0
@@ -370,8 +377,7 @@ class LlamaCpp:
         kv: int,
         in_ram: int,
     ) -> Priced:
-        gpu_like = [device for device in devices if device.kind != "disk"]
-        result = verdict(gpu_like)
+        result = verdict(devices)
         total_kv = kv * len(shards.layers)
         per_token = total_kv / cells
         demand = request.demand
@@ -382,7 +388,7 @@ class LlamaCpp:
         )  # fmt: skip
         reason = ""
         if result == "no":
-            reason = shortage(min(gpu_like, key=lambda device: device.free_high), config)
+            reason = shortage(min(devices, key=lambda device: device.free_high), config)
         warnings = []
         if all(device.kind == "gpu" for device in devices):
             warnings.append(
@@ -450,6 +456,8 @@ def compute_buffer_bytes(
 
 def shortage(worst: Device, config: Config) -> str:
     """Why a configuration does not fit, from its shortest device."""
+    if worst.kind == "disk":
+        return "the disk cannot hold the model file"
     if worst.kind == "unified":
         return "the model does not fit in the unified memory"
     if worst.kind == "gpu":
@@ -474,7 +482,7 @@ def model_layers(shards: ShardTable) -> int:
     return len(shards.layers)
 
 
-def _balanced(
+def balanced(
     always: list[float], experts: list[float], on_cpu: int, caps: list[float], head: float
 ) -> tuple[int, ...] | None:
     """Contiguous layers per GPU such that each stays below its cap, filling from the first GPU; None if impossible."""

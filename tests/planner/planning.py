@@ -16,33 +16,34 @@ from profiles.library import load_model
 K25 = "kimi-k2.5"
 
 
-def options_of(model: str = K25, **given: Any) -> Options:
+def options_of(model: str = K25, **given: object) -> Options:
     """Options with numbers as text and one ``gpu`` as a tuple."""
     gpu = given.pop("gpu", ())
-    texts = {name: value if isinstance(value, bool) else str(value) for name, value in given.items()}
+    assert isinstance(gpu, str | list | tuple)
+    texts: dict[str, Any] = {name: value if isinstance(value, bool) else str(value) for name, value in given.items()}
     return Options(model, gpu=(gpu,) if isinstance(gpu, str) else tuple(gpu), **texts)
 
 
-def machine_from(**given: Any) -> Machine:
+def machine_from(**given: object) -> Machine:
     """The machine that hardware options describe."""
-    return machine_of(describe(options_of(**given)), "flags")
+    return machine_of(describe(options_of(K25, **given)), "flags")
 
 
-def request_of(model: str = K25, *, exact: bool = False, machine: Machine | None = None, **given: Any) -> Request:
+def request_of(model: str = K25, *, exact: bool = False, machine: Machine | None = None, **given: object) -> Request:
     """The request of these options; ``machine`` stands in for the hardware options."""
     options = options_of(model, **given)
     found = machine or machine_of(describe(options), "flags")
     return build_request(options, load_model(model), found, exact=exact)
 
 
-def outcome_of(model: str = K25, *, exact: bool = False, machine: Machine | None = None, **given: Any) -> Outcome:
+def outcome_of(model: str = K25, *, exact: bool = False, machine: Machine | None = None, **given: object) -> Outcome:
     """Everything the search finds for these options."""
     return search(request_of(model, exact=exact, machine=machine, **given))
 
 
-def priced_of(model: str = K25, **given: Any) -> Priced:
+def priced_of(model: str = K25, **given: object) -> Priced:
     """The one configuration that an exact request prices, whatever its verdict."""
-    outcome = outcome_of(model, exact=True, **given)
+    outcome = outcome_of(model, exact=True, machine=None, **given)
     priced = [found.priced for found in outcome.found] + [miss.priced for miss in outcome.missed]
     assert len(priced) == 1, priced
     assert priced[0] is not None, outcome.missed[0].reason

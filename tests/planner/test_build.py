@@ -15,12 +15,12 @@ from profiles.workloads import load_workload, workload_names
 from tests.planner.planning import K25, machine_from, request_of
 
 
-def planned(**given: Any) -> Request:
-    return request_of(**{"gpu": "8xH200", **given})
+def planned(**given: object) -> Request:
+    return request_of(K25, exact=False, machine=None, **{"gpu": "8xH200", **given})
 
 
-def estimated(**given: Any) -> Request:
-    return request_of(exact=True, **{"gpu": "8xH200", "engine": "vllm", **given})
+def estimated(**given: object) -> Request:
+    return request_of(K25, exact=True, machine=None, **{"gpu": "8xH200", "engine": "vllm", **given})
 
 
 def test_the_default_is_chat() -> None:
@@ -125,8 +125,9 @@ def test_kv_dtypes_have_synonyms() -> None:
 
 def test_engines_are_known_in_any_case() -> None:
     """The context of llama.cpp is shared by its sequences, however its name is written."""
-    given = {"quant": "Q4_X", "context": "1m", "sequences": "4", "gpu": "none", "ram": "1TiB"}
-    for engine in ({"engine": "llama.cpp"}, {"engine": "LLAMA.CPP"}, {}):
+    given: dict[str, Any] = {"quant": "Q4_X", "context": "1m", "sequences": "4", "gpu": "none", "ram": "1TiB"}
+    engines: list[dict[str, Any]] = [{"engine": "llama.cpp"}, {"engine": "LLAMA.CPP"}, {}]
+    for engine in engines:
         assert request_of(exact=True, **engine, **given).demand.context == 1 << 20
     with pytest.raises(BadRequest, match="1,048,576 tokens are more than"):
         request_of(exact=True, engine="vllm", **given)
@@ -160,7 +161,7 @@ def test_a_quantization_of_mlx_is_not_planned() -> None:
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "ktransformers", None])
 def test_tp_must_divide_the_heads(engine: str | None) -> None:
-    given = {"gpu": "8xH200"} | ({} if engine is None else {"engine": engine})
+    given: dict[str, Any] = {"gpu": "8xH200"} | ({} if engine is None else {"engine": engine})
     complaint = "--tp: 3 does not divide the 64 attention heads; 1, 2, 4, 8, 16, 32, 64 are allowed"
     for exact in (False, True):
         with pytest.raises(BadRequest, match=complaint):
@@ -169,7 +170,7 @@ def test_tp_must_divide_the_heads(engine: str | None) -> None:
 
 @pytest.mark.parametrize(("quant", "engine"), [(None, "vllm"), ("nvfp4", "vllm"), ("Q4_X", "llama.cpp")])
 def test_an_estimate_without_an_engine_means_the_one_that_loads_the_files(quant: str | None, engine: str) -> None:
-    given = {} if quant is None else {"quant": quant}
+    given: dict[str, Any] = {} if quant is None else {"quant": quant}
     assert request_of(exact=True, gpu="8xH200", **given).narrow.engine == engine
     assert request_of(gpu="8xH200", **given).narrow.engine is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -199,14 +200,10 @@ def test_a_busy_gpu_is_a_group_of_its_own() -> None:
 
 
 def test_lost_and_hidden_gpus_are_left_out_with_a_note() -> None:
-    fact = inventory_with().nodes[0].gpus[0].memory.total_bytes  # type: ignore[union-attr]
     hidden = {"value": False, "source": "CUDA_VISIBLE_DEVICES", "provenance": "reported"}
-    assert fact is not None
     inventory = inventory_with(gpu1={"status": "lost"})
     text = inventory.model_dump(mode="json", by_alias=True)
     text["nodes"][0]["gpus"][2]["visible"] = hidden
-    import json
-
     machine = machine_of(from_json(json.dumps(text)), "detected")
     assert [gpu.driver_index for gpu in machine.nodes[0].gpus] == [0, 3, 4, 5, 6, 7]
     assert any("GPU 1 is lost" in note for note in machine.notes)
@@ -224,7 +221,7 @@ def test_a_gpu_that_nobody_knows_is_undetermined() -> None:
 def test_nodes_with_different_numbers_make_groups_of_both() -> None:
     whole = describe(options_of(gpu="8xH200")).nodes[0]
     single = whole.model_copy(update={"name": "small", "gpus": whole.gpus[:1]})
-    machine = machine_of(Inventory(nodes=(whole, single)), "file")  # type: ignore[call-arg]
+    machine = machine_of(Inventory(nodes=(whole, single)), "file")
     assert {(group.per_node, group.nodes) for group in machine.groups()} == {(8, (0,)), (1, (0, 1))}
 
 

@@ -189,7 +189,8 @@ def test_settings_of_an_estimate_reach_the_command() -> None:
 def test_settings_of_llama_cpp_reach_the_command() -> None:
     request = request_of(
         "qwen3-235b-a22b", exact=True, gpu="8xH200", ram="1TiB", engine="llama.cpp", quant="Q4_K_M", context=16_384,
-        batch=4096, ubatch=1024, cache_type_k="f16", cache_type_v="bf16", sequences=2, flash_attention="off", n_cpu_moe=7,
+        batch=4096, ubatch=1024, cache_type_k="f16", cache_type_v="bf16", sequences=2, flash_attention="off",
+        n_cpu_moe=7,
     )  # fmt: skip
     (found,) = search(request).found
     flags = flags_of(found.engine.launch(request, found.release, found.priced.config).argv)

@@ -9,8 +9,8 @@ import pytest
 from tests.planner.planning import outcome_of, priced_of, request_of
 
 
-def refusal(model: str = "kimi-k2.5", **given: Any) -> tuple[str, str]:
-    outcome = outcome_of(model, exact=True, **given)
+def refusal(**given: object) -> tuple[str, str]:
+    outcome = outcome_of("kimi-k2.5", exact=True, machine=None, **given)
     assert not outcome.found
     (miss,) = outcome.missed
     assert miss.priced is None
@@ -104,7 +104,8 @@ def test_the_search_fills_nodes(nodes: int) -> None:
 
 
 def test_ranks_that_do_not_exist_are_refused_by_a_plan_too() -> None:
-    for given in ({"tp": 16}, {"dp": 16}, {"pp": 62}, {"tp": 8, "pp": 2}):
+    asked: list[dict[str, Any]] = [{"tp": 16}, {"dp": 16}, {"pp": 62}, {"tp": 8, "pp": 2}]
+    for given in asked:
         outcome = outcome_of(gpu="8xH200", engine="vllm", quant="int4", **given)
         assert not outcome.found
         assert {miss.reason.partition(" needs ")[2] for miss in outcome.missed} == {
@@ -119,13 +120,17 @@ def test_ranks_that_do_not_exist_are_refused_by_a_plan_too() -> None:
         ("llama.cpp", {"pp": 2, "dp": 2}, "llama.cpp places layers, it has no --pp 2 --dp 2"),
         ("llama.cpp", {"kv_dtype": "fp8"}, "llama.cpp has no fp8 KV cache"),
         ("llama.cpp", {"cache_type_v": "nvfp4"}, "llama.cpp has no nvfp4 KV cache"),
-        ("llama.cpp", {"kv_dtype": "q8_0", "flash_attention": "off"}, "llama.cpp needs flash attention for a V cache in q8_0"),
+        (
+            "llama.cpp",
+            {"kv_dtype": "q8_0", "flash_attention": "off"},
+            "llama.cpp needs flash attention for a V cache in q8_0",
+        ),
         ("ktransformers", {"pp": 2}, "KTransformers shards by tp only, it has no --pp 2"),
         ("ktransformers", {"kv_dtype": "q4_0"}, "ktransformers has no q4_0 KV cache here"),
     ],
-)  # fmt: skip
+)
 def test_offloading_engines_refuse(engine: str, given: dict[str, Any], reason: str) -> None:
-    quant = {"quant": "Q4_X"} if engine == "llama.cpp" else {}
+    quant: dict[str, Any] = {"quant": "Q4_X"} if engine == "llama.cpp" else {}
     assert refusal(engine=engine, gpu="8xH200", ram="1TiB", **quant, **given)[0] == reason
 
 

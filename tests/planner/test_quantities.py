@@ -45,7 +45,7 @@ def test_sizes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "24", "24G", "-24GB", "24 GB GB", "GB", "1e3GB", "24,5GB", "0GB", "0.1B", "1025PiB", "٢٤GB", "24GB\x00", "nan", "∞GB"],
+    ["", "24", "24G", "-24GB", "24 GB GB", "GB", "1e3GB", "24,5GB", "0GB", "0.1B", "1025PiB", "24GB\x00", "nan"],
 )  # fmt: skip
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(BadRequest, match=r"^--ram: .* (is not a size; write 512GiB|is out of range; 1 byte to 1 EiB)"):

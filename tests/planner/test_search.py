@@ -1,0 +1,278 @@
+"""What holds for every search, whatever the machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from formulas.units import GIB
+from planner.assemble import make_plan
+from planner.plan import Candidate, Plan
+from planner.request import OBJECTIVES
+from planner.search import Outcome, search
+from tests.planner.planning import K25, layout_key, machine_from, outcome_of, request_of
+
+CONFIGS = sorted((Path(__file__).parents[1] / "profiles" / "data" / "configs").glob("*.json"))
+GPUS = ("8xH200", "8xH100", "4xB200", "8xA100-80", "8xMI300X", "4xrtx-4090", "2xRTX-PRO-6000", "m3-ultra", "gb10", "none")
+
+
+def planned(model: str = K25, *, exact: bool = False, **given: object) -> Plan:
+    request = request_of(model, exact=exact, machine=None, **given)
+    return make_plan(request, search(request), {}, "test")
+
+
+@st.composite
+def machines(draw: st.DrawFn) -> dict[str, Any]:
+    described: dict[str, Any] = {"gpu": draw(st.sampled_from(GPUS)), "nodes": draw(st.sampled_from((1, 1, 1, 2)))}
+    ram = draw(st.sampled_from((None, "64GiB", "256GiB", "1TiB", "2TiB")))
+    if ram is not None:
+        described["ram"] = ram
+    if draw(st.booleans()):
+        described["disk"] = draw(st.sampled_from(("400GB", "2TB@7GB/s")))
+    return described
+
+
+@settings(max_examples=20, deadline=None)
+@given(machines(), st.sampled_from((K25, "qwen3-235b-a22b", "llama-3.1-70b")))
+def test_every_candidate_is_true_to_its_machine(described: dict[str, Any], model: str) -> None:
+    request = request_of(model, **described)
+    outcome = search(request)
+    assert outcome.found or outcome.missed
+    for found in outcome.found:
+        priced, config = found.priced, found.priced.config
+        assert priced.verdict in ("fits", "tight")
+        if priced.verdict == "fits":
+            assert all(device.free_low >= 0 for device in priced.devices)
+        if config.group is not None:
+            nodes = [request.machine.nodes[node] for node in config.group.nodes]
+            assert config.world <= sum(len(node.gpus) for node in nodes)
+            gpus = [device for device in priced.devices if device.kind in ("gpu", "unified")]
+            assert sum(device.copies for device in gpus) <= config.world
+        for low, expected, high in (found.speed.tpot_s, found.speed.ttft_s, found.speed.decode_total, found.speed.prefill):
+            assert 0 < low <= expected <= high
+    for miss in outcome.missed:
+        assert miss.reason
+        if miss.priced is not None and miss.priced.verdict == "no":
+            assert miss.short_by > 0
+
+
+def test_every_device_of_every_candidate_exists() -> None:
+    for described in ({"gpu": "8xH100", "nodes": 2, "ram": "1TiB"}, {"gpu": ["4xA100-80", "8xH200"], "ram": "1TiB"}):
+        machine = machine_from(**described)
+        names = {
+            (number, gpu.driver_index): gpu.name for number, node in enumerate(machine.nodes) for gpu in node.gpus
+        }
+        for candidate in planned(top=1000, **described).candidates:
+            gpus = [device for device in candidate.memory.devices if device.kind == "gpu"]
+            places = [(device.node, device.index) for device in gpus]
+            assert len(places) == len(set(places))
+            assert [names[place] for place in places] == [device.name for device in gpus]
+            if candidate.engine.name in ("vllm", "sglang"):
+                inside = candidate.settings.get("attention_data_parallel", False)
+                ranks = candidate.parallel
+                assert len(gpus) == ranks.tp * ranks.pp * (1 if inside else ranks.dp)
+
+
+@pytest.mark.parametrize(
+    "described", [{"gpu": "8xH200"}, {"gpu": "8xH100", "nodes": 2, "ram": "1TiB"}, {"ram": "512GiB"}], ids=str
+)
+def test_the_same_request_twice_gives_the_same_json(described: dict[str, Any]) -> None:
+    assert planned(**described).to_json() == planned(**described).to_json()
+
+
+@pytest.mark.parametrize("described", [{"gpu": "8xH200"}, {"gpu": "8xH100"}, {"gpu": "4xA100-80", "ram": "256GiB"}], ids=str)
+def test_the_summary_counts_what_is_there(described: dict[str, Any]) -> None:
+    plan = planned(top=1000, **described)
+    verdicts = Counter(candidate.verdict for candidate in plan.candidates)
+    assert (plan.search.fitting, plan.search.tight) == (verdicts["fits"], verdicts["tight"])
+    assert plan.search.rejected >= len(plan.rejected)
+    assert sum(rejection.count for rejection in plan.rejected) <= plan.search.rejected
+    assert [candidate.rank for candidate in plan.candidates] == list(range(1, len(plan.candidates) + 1))
+
+
+def test_an_estimate_that_makes_requests_wait_is_tight_and_counted_so() -> None:
+    plan = planned(exact=True, gpu="8xH200", engine="vllm", tp=8, concurrency=1000, input_tokens=8192)
+    (candidate,) = plan.candidates
+    assert (candidate.verdict, candidate.fits) == ("tight", False)
+    assert (plan.search.fitting, plan.search.tight) == (0, 1)
+    assert any("the others wait" in warning for warning in candidate.warnings)
+
+
+def test_what_fits_ranks_before_what_is_tight() -> None:
+    for objective in OBJECTIVES:
+        candidates = planned(gpu="4xA100-80", ram="256GiB", top=1000, objective=objective).candidates
+        order = [candidate.fits for candidate in candidates]
+        assert order == sorted(order, reverse=True)
+
+
+def keyed(candidate: Candidate, objective: str) -> float:
+    speed = candidate.performance
+    return {
+        "throughput": -speed.decode_tokens_per_s_total.expected,
+        "latency": speed.tpot_s.expected,
+        "context": -float(candidate.kv_cache.tokens * candidate.parallel.dp),
+    }[objective]
+
+
+@pytest.mark.parametrize("objective", ["throughput", "latency", "context"])
+def test_the_first_candidate_is_the_best_by_its_objective(objective: str) -> None:
+    candidates = planned(gpu="8xH200", top=1000, objective=objective).candidates
+    assert len(candidates) > 50
+    best = min(keyed(candidate, objective) for candidate in candidates if candidate.fits)
+    # Rates that the model cannot tell apart (a step of 4 %) count as equal.
+    assert keyed(candidates[0], objective) <= best * (1.045 if best > 0 else 0.957)
+
+
+def test_quality_puts_the_makers_weights_first() -> None:
+    first = planned(gpu="8xH200", objective="quality").candidates[0]
+    assert first.quality.native
+
+
+def starting(outcome: Outcome) -> set[tuple[object, ...]]:
+    return {layout_key(found) for found in outcome.found if found.priced.verdict == "fits"}
+
+
+@pytest.mark.parametrize("gpu", ["8xH200", "8xH100", "4xB200", "4xA100-80", "rtx-4090", "none"])
+def test_a_longer_context_never_lets_more_layouts_fit(gpu: str) -> None:
+    given: dict[str, Any] = {"gpu": gpu, "ram": "512GiB"}
+    sets = [starting(outcome_of(context=context, **given)) for context in ("8k", "32k", "128k", "256k")]
+    for shorter, longer in zip(sets, sets[1:], strict=False):
+        assert longer <= shorter
+
+
+@pytest.mark.parametrize("gpu", ["8xH200", "8xH100", "4xA100-80"])
+def test_more_requests_never_let_more_layouts_fit(gpu: str) -> None:
+    given: dict[str, Any] = {"gpu": gpu, "ram": "512GiB"}
+    sets = [starting(outcome_of(concurrency=concurrency, **given)) for concurrency in (1, 8, 64, 512)]
+    for fewer, more in zip(sets, sets[1:], strict=False):
+        assert more <= fewer
+
+
+@pytest.mark.parametrize("gpu", ["none", "rtx-4090", "2xH100", "4xA100-80", "8xH100"])
+def test_more_ram_never_loses_an_answer(gpu: str) -> None:
+    found = [outcome_of(gpu=gpu, ram=ram).found for ram in ("64GiB", "128GiB", "256GiB", "512GiB", "1TiB", "2TiB")]
+    answered = [bool(candidates) for candidates in found]
+    fitting = [any(item.priced.verdict == "fits" for item in candidates) for candidates in found]
+    assert answered == sorted(answered)
+    assert fitting == sorted(fitting)
+    # No release fits in 64 GiB and a small card.
+    assert answered[0] == (gpu not in ("none", "rtx-4090"))
+    assert fitting[-1]
+
+
+@pytest.mark.parametrize("gpu", ["H100", "A100-80", "rtx-4090", "H200", "L40S"])
+def test_more_gpus_never_lose_an_answer(gpu: str) -> None:
+    found = [outcome_of(gpu=f"{count}x{gpu}", ram="256GiB").found for count in (1, 2, 3, 4, 5, 6, 8, 9, 12, 16)]
+    fitting = [any(item.priced.verdict == "fits" for item in candidates) for candidates in found]
+    assert [bool(candidates) for candidates in found] == sorted([bool(candidates) for candidates in found])
+    assert fitting == sorted(fitting)
+    assert fitting[-1]
+
+
+@pytest.mark.parametrize("other", ["T4", "rtx-5080", "A10", "L4", "rtx-3090", "arc-b580"])
+def test_a_small_card_beside_the_others_never_loses_the_answer(other: str) -> None:
+    for gpus in (["rtx-4090"], ["8xH200"]):
+        alone = outcome_of(gpu=gpus, ram="256GiB").found
+        beside = outcome_of(gpu=[*gpus, other], ram="256GiB").found
+        assert {found.engine.name for found in alone} <= {found.engine.name for found in beside}
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 4])
+def test_more_nodes_never_lose_an_answer(nodes: int) -> None:
+    few, many = (starting(outcome_of(gpu="8xH100", nodes=count, quant="int4", engine="vllm")) for count in (nodes, nodes + 1))
+    assert few and many
+
+
+def test_a_faster_disk_or_more_room_on_it_never_loses_an_answer() -> None:
+    answers = [
+        len(outcome_of(gpu="rtx-4090", ram="64GiB", disk=disk).found) for disk in ("100GB", "300GB", "2TB", "2TB@7GB/s")
+    ]
+    assert answers == sorted(answers)
+
+
+def test_a_model_on_disk_needs_room_on_it() -> None:
+    """The file is mapped, so a disk that cannot hold it holds no plan."""
+    small = outcome_of(gpu="rtx-4090", ram="64GiB", disk="100GB", quant="UD-TQ1_0")
+    assert not small.found
+    assert {miss.reason for miss in small.missed} == {"the disk cannot hold the model file"}
+
+
+@pytest.mark.parametrize("config", [path for path in CONFIGS if "DeepSeek-V4" not in path.name], ids=lambda path: path.stem)
+def test_every_configuration_that_is_read_gets_an_answer(config: Path) -> None:
+    from profiles.config_reader import BadConfig, UnknownFamily
+    from profiles.headers.errors import BadModelFile
+
+    try:
+        outcomes = [
+            outcome_of(str(config), **described)
+            for described in ({"gpu": "8xH200"}, {"gpu": "m3-ultra"}, {"gpu": "2xrtx-4090", "ram": "512GiB"}, {"ram": "1TiB"})
+        ]
+    except (BadConfig, UnknownFamily, BadModelFile):
+        assert ".hf_quant_config" in config.name or ".tensors" in config.name or "MiniMax-M3" in config.name
+        return
+    assert all(outcome.found or outcome.missed for outcome in outcomes)
+
+
+def test_bounds_reject_what_is_too_slow() -> None:
+    plan = planned(gpu="8xH200", engine="vllm", quant="int4", tpot="1ms")
+    assert not plan.candidates
+    assert plan.rejected[0].reason.endswith("ms per token, more than --tpot")
+    for bound in ({"ttft": "1ms"}, {"min_throughput": "1000000"}):
+        assert not planned(gpu="8xH200", **bound).candidates
+    fast = planned(gpu="8xH200", tpot="30ms", top=1000)
+    assert fast.candidates
+    assert all(candidate.performance.tpot_s.expected <= 0.03 for candidate in fast.candidates)
+
+
+def test_what_nobody_published_is_priced_and_not_proposed() -> None:
+    plan = planned(gpu="8xH200", nodes=3, quant="fp16")
+    assert not plan.candidates
+    reasons = {rejection.reason for rejection in plan.rejected if rejection.engine == "vllm"}
+    assert reasons == {"nobody published these weights", "weights and buffers alone exceed the usable memory of a GPU"}
+
+
+def test_a_quality_bound_names_what_was_not_measured() -> None:
+    plan = planned(gpu="8xH200", ram="1TiB", max_kld="0.02", quality_suite="thireus-kimi-k2.5", top=1000)
+    assert {candidate.quantization.name for candidate in plan.candidates} <= {"int4", "Q8_0", "Q4_X", "IQ4_XS"}
+    assert any("exceeds 0.02" in rejection.reason for rejection in plan.rejected)
+
+
+def test_progress_runs_to_its_end() -> None:
+    seen: list[tuple[int, int]] = []
+    search(request_of(gpu="8xH200"), lambda done, total: seen.append((done, total)))
+    assert seen == [(done, seen[-1][1]) for done in range(seen[-1][1] + 1)]
+
+
+def test_tighter_settings_are_tried_and_told() -> None:
+    squeezed = [found for found in outcome_of(gpu="8xH100", engine="vllm", quant="int4").found if found.priced.config.squeezed]
+    assert squeezed
+    candidate = planned(gpu="8xH100", engine="vllm", quant="int4").candidates[0]
+    assert candidate.settings["memory_utilization"] == 0.95
+    assert any("starts with --gpu-memory-utilization 0.95" in warning for warning in candidate.warnings)
+    given = outcome_of(gpu="8xH100", engine="vllm", quant="int4", gpu_memory_utilization=0.9)
+    assert not any(found.priced.config.squeezed for found in given.found)
+
+
+def test_ram_that_is_not_known_is_never_assumed() -> None:
+    outcome = outcome_of(gpu="2xH100", engine="llama.cpp", quant="UD-Q2_K_XL")
+    assert not outcome.found
+    assert {miss.reason for miss in outcome.missed} == {"experts must leave the GPUs and the size of RAM is not known (--ram)"}
+    assert not outcome_of(gpu="none").found
+
+
+def test_kimi_k25_on_two_nodes_of_eight_h100() -> None:
+    fits = starting(outcome_of(gpu="8xH100", nodes=2, quant="int4"))
+    assert ("vllm", "moonshotai", "int4", 8, 2, 1, 1, 1, False, "bf16") in fits
+    assert not {key for key in fits if key[:5] == ("vllm", "moonshotai", "int4", 8, 1) and key[5] == 1}
+
+
+def test_usable_memory_is_what_the_engine_sees() -> None:
+    (found, *_) = outcome_of(gpu="8xH100", nodes=2, quant="int4", engine="vllm").found
+    device = found.priced.devices[0]
+    assert round(device.visible / GIB, 2) == 79.19
+    assert device.capacity == 81_559 << 20
