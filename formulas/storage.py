@@ -148,6 +148,12 @@ _GGML = (
     _ggml("MXFP4", 32, 17, "F16"),
     _ggml("NVFP4", 64, 36, "F16"),
     _ggml("Q1_0", 128, 18, "F16"),
+    _ggml("Q2_0", 64, 18, "F16"),
+    _ggml("I8", 1, 1),
+    _ggml("I16", 1, 2),
+    _ggml("I32", 1, 4),
+    _ggml("I64", 1, 8),
+    _ggml("F64", 1, 8),
 )
 
 FORMATS: dict[str, StorageFormat] = {f.name: f for f in (*_PLAIN, *_GGML)}

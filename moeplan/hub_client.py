@@ -22,7 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from huggingface_hub.utils import build_hf_headers, get_session, tqdm
 
 from moeplan import __version__
-from moeplan.hub_errors import Unreachable, plain_endpoint, refusal, unreachable
+from moeplan.hub_errors import Offline, Unreachable, plain_endpoint, refusal, unreachable
 from planner.errors import BadRequest, Undetermined
 from profiles.headers.errors import BadModelFile, quoted
 from profiles.headers.strictjson import JsonValue, load_json_object
@@ -30,19 +30,23 @@ from profiles.headers.strictjson import JsonValue, load_json_object
 VISIT_S = 300.0
 """All requests about one model together. The headers of Kimi K2.5 are 31 MB in 64 files."""
 MAX_LISTING_BYTES = 16 << 20
+Progress = Callable[[int, int], None]
 
 # The client is built on httpx or on its successor, by version; its errors derive from that library's.
 _TRANSPORT_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPOSITORY_ID = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?", re.ASCII)
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,18})")
 _T = TypeVar("_T")
+_TICK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
     """A repository at one commit. ``files`` maps paths to sizes in bytes, None where the listing states none.
 
-    ``snapshot`` is its folder in the cache when the hub could not be asked; ``files`` are then those of the folder.
+    ``snapshot`` is its folder in the cache when the hub could not be asked, and ``note`` says why; ``files`` are then
+    those of the folder.
     """
 
     id: str
@@ -51,6 +55,7 @@ class Repository:
     license: str
     files: Mapping[str, int | None]
     snapshot: Path | None = None
+    note: str = ""
 
     def address(self, path: str) -> str:
         """Where a person finds that file at that commit."""
@@ -60,34 +65,46 @@ class Repository:
 class Hub:
     """One visit to the hub; ``visit_s`` bounds it.
 
+    ``progress`` is called with the steps done and the steps known so far, a few times a second while one takes long.
+
     Every method raises ``BadRequest`` for what the user can mend (no such repository, gated, wrong token) and
     ``Undetermined`` for what not: ``Unreachable`` where the hub gave no answer.
     """
 
-    def __init__(self, visit_s: float = VISIT_S) -> None:
+    def __init__(self, progress: Progress, visit_s: float = VISIT_S) -> None:
         self.endpoint = plain_endpoint(constants.ENDPOINT)
+        self._progress = progress
+        self._steps_done = self._steps = 0
         self._visit_s = visit_s
         self._deadline = time.monotonic() + visit_s
 
+    def expect(self, steps: int) -> None:
+        """Say that so many steps are still to be done."""
+        self._steps += steps
+
+    def step_done(self) -> None:
+        """Say that one is."""
+        self._steps_done += 1
+        self._progress(self._steps_done, self._steps)
+
     def repository(self, repo_id: str) -> Repository:
-        """The main branch as it is now."""
+        """The main branch as it is now, or as the cache holds it where the hub cannot be asked."""
+        try:
+            return self._current(repo_id)
+        except (Unreachable, Offline) as error:
+            reason = "HF_HUB_OFFLINE is set" if isinstance(error, Offline) else str(error)
+            cached = _cached(repo_id, f"read from the cache: {reason}")
+            if cached is None:
+                raise
+            return cached
+
+    def _current(self, repo_id: str) -> Repository:
         url = f"{constants.ENDPOINT}/api/models/{repo_id}?blobs=true"
         body = self._within_deadline(lambda: self._get(url, repo_id, MAX_LISTING_BYTES)[0])
         try:
             return _listed(load_json_object(body, MAX_LISTING_BYTES, "listing"), repo_id)
         except BadModelFile as bad:
             raise Undetermined(f"{self.endpoint} does not answer as the hub does: {bad}") from None
-
-    def cached_repository(self, repo_id: str) -> Repository | None:
-        """What the cache holds of the main branch, or None."""
-        try:
-            # Without a pattern the client refuses a snapshot that lacks any file, such as all of the weights.
-            snapshot = Path(snapshot_download(repo_id, local_files_only=True, allow_patterns=[]))
-        except LocalEntryNotFoundError:
-            return None
-        found = (Path(folder, name) for folder, _, names in os.walk(snapshot) for name in names)
-        files = {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in found if path.is_file()}
-        return Repository(repo_id, snapshot.name, "", "", files, snapshot)
 
     def small_file(self, repository: Repository, path: str, max_bytes: int) -> Path:
         """A whole file, in the cache. Raises ``BadRequest`` for one of more than ``max_bytes``, too."""
@@ -118,8 +135,10 @@ class Hub:
         if place is None:
             raise Undetermined(f"{self.endpoint} sends whole files where a part of {quoted(path)} was asked for")
         size = int(place[3])
+        if repository.files.get(path) not in (None, size):
+            raise Undetermined(f"{quoted(path)} of {repository.id} is not of the size that is listed; try again")
         expected = min(end, size) - start
-        if int(place[1]) != start or len(body) != expected or repository.files.get(path) not in (None, size):
+        if int(place[1]) != start or len(body) != expected:
             raise Undetermined(
                 f"{self.endpoint} sends {len(body):,} of the {expected:,} bytes of {quoted(path)} that were asked for"
             )
@@ -167,8 +186,8 @@ class Hub:
                 raise
             raise unreachable(self.endpoint, error) from None
 
-    def _offline(self, repo_id: str) -> BadRequest:
-        return BadRequest(f"HF_HUB_OFFLINE is set, and {repo_id} is not in the cache at {constants.HF_HUB_CACHE}")
+    def _offline(self, repo_id: str) -> Offline:
+        return Offline(f"HF_HUB_OFFLINE is set, and {repo_id} is not in the cache at {constants.HF_HUB_CACHE}")
 
     def _within_deadline(self, work: Callable[[], _T]) -> _T:
         """Run ``work`` in a thread that is left to itself when time is up.
@@ -186,7 +205,9 @@ class Hub:
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        thread.join(max(self._deadline - time.monotonic(), 0.0))
+        while thread.is_alive() and time.monotonic() < self._deadline:
+            thread.join(_TICK_S)
+            self._progress(self._steps_done, self._steps)
         if failed:
             raise failed[0]
         if not done:
@@ -194,7 +215,7 @@ class Hub:
         return done[0]
 
     def _refuse_after_deadline(self) -> None:
-        if time.monotonic() > self._deadline:
+        if time.monotonic() >= self._deadline:
             raise Unreachable(f"{self.endpoint} takes more than the {self._visit_s:,.0f} s that a model may take")
 
 
@@ -204,7 +225,7 @@ def _listed(listing: Mapping[str, JsonValue], repo_id: str) -> Repository:
     name = listing.get("id", repo_id)
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit) or not isinstance(siblings, list):
         raise BadModelFile("listing", "has no sha and no siblings, which are needed")
-    if not isinstance(name, str) or name.count("/") > 1 or not name.isprintable():
+    if not isinstance(name, str) or not _REPOSITORY_ID.fullmatch(name):
         raise BadModelFile("listing", f"id is {quoted(str(name))}; org/name is allowed")
     files: dict[str, int | None] = {}
     for sibling in siblings:
@@ -222,6 +243,18 @@ def _listed(listing: Mapping[str, JsonValue], repo_id: str) -> Repository:
         license=license_name if isinstance(license_name, str) else "",
         files=files,
     )
+
+
+def _cached(repo_id: str, note: str) -> Repository | None:
+    """What the cache holds of the main branch."""
+    try:
+        # With no pattern at all the client refuses a snapshot that lacks any file, such as all of the weights.
+        snapshot = Path(snapshot_download(repo_id, local_files_only=True, allow_patterns=[]))
+    except LocalEntryNotFoundError:
+        return None
+    found = (Path(folder, name) for folder, _, names in os.walk(snapshot) for name in names)
+    files = {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in found if path.is_file()}
+    return Repository(repo_id, snapshot.name, "", "", files, snapshot, note)
 
 
 def _is_plain(path: str) -> bool:

@@ -16,6 +16,10 @@ class Unreachable(Undetermined):
     """The hub gave no answer, or none worth having now: what the cache holds may do instead."""
 
 
+class Offline(BadRequest):
+    """The user forbids the client to use the network, and the cache lacks what was asked for."""
+
+
 def plain_endpoint(endpoint: str) -> str:
     """The hub's address as it may be shown: without the user and password that a mirror may need.
 

@@ -27,10 +27,27 @@ MAX_INVENTORY_BYTES = 64 << 20
 Source = Literal["flags", "detected", "file"]
 
 
-def read_model(text: str) -> ModelSpec:
-    """A model by name or path. Raises ``BadRequest`` and ``Undetermined``."""
+def read_model(text: str, progress: Callable[[int, int], None] | None = None) -> ModelSpec:
+    """A model by name or path, or else from the hub. Raises ``BadRequest`` and ``Undetermined``.
+
+    ``progress`` hears of a visit to the hub; without it a bar is drawn on the terminal.
+    """
     try:
         return load_model(text)
+    except UnknownName as error:
+        if not is_hub_id(text):
+            raise BadRequest(str(error)) from None
+    return from_hub(text, progress).spec
+
+
+def from_hub(text: str, progress: Callable[[int, int], None] | None = None) -> HubModel:
+    """``moeplan.hub.fetch_hub_model``, with the errors and the progress of ``read_model``."""
+    with refusals(text):
+        if progress is not None or threading.current_thread() is not threading.main_thread():
+            # A thread beside the main one works for a screen, which a bar would spoil.
+            return fetch_hub_model(text, progress)
+        with progress_bar(f"reading {text}") as draw:
+            return fetch_hub_model(text, draw)
     except UnknownFamily as error:
         raise Undetermined(str(error)) from None
     except (UnknownName, AmbiguousName, BadConfig, BadModelFile, ValueError) as error:

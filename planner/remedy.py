@@ -6,7 +6,7 @@ from math import ceil
 
 from formulas.units import GB, GIB
 from planner.engines import load_engine_model
-from planner.engines.base import Config, powers_of_two
+from planner.engines.base import Config, Priced, powers_of_two
 from planner.engines.data_center import refused_layout
 from planner.ledger import Device
 from planner.request import PricedRelease, Request
@@ -65,12 +65,14 @@ def _more_gpus(request: Request, release: PricedRelease, config: Config, worst: 
     )
     layout = fewest_stages(request, release, config)
     if layout is not None:
-        text += f", {layout.world} as tp {layout.tp} x pp {layout.pp}"
+        ranks = layout.config
+        doubt = " (tight)" if layout.verdict == "tight" else ""
+        text += f", {ranks.world} as tp {ranks.tp} x pp {ranks.pp}{doubt}"
     return f"{text}; or use a smaller quantization"
 
 
-def fewest_stages(request: Request, release: PricedRelease, config: Config) -> Config | None:
-    """The layout with the fewest pipeline stages over nodes like these that fits; None when no number of them does.
+def fewest_stages(request: Request, release: PricedRelease, config: Config) -> Priced | None:
+    """The layout with the fewest pipeline stages over nodes like these that may start; None when none does.
 
     Each stage is as many GPUs of a node as tensor parallelism can use.
     """
@@ -78,10 +80,18 @@ def fewest_stages(request: Request, release: PricedRelease, config: Config) -> C
     engine = load_engine_model(config.engine)
     per_node = config.group.per_node
     tp = request.narrow.tp or max([ways for ways in powers_of_two(per_node) if request.model.heads % ways == 0])
+    # The engine's own default depends on the number of ranks.
+    utilization = config.utilization if config.squeezed else request.settings.utilization or 0.0
+    alone = config._replace(
+        dp=1, ep=1, dcp=1, attention_dp=False, own_experts=False, utilization=utilization
+    )  # fmt: skip
     for pp in range(1, request.model.layers + 1):
         nodes = tuple(range(-(-tp * pp // per_node)))
         group = config.group._replace(nodes=nodes)
-        wider = config._replace(group=group, tp=tp, pp=pp, dp=1, ep=1, dcp=1, attention_dp=False)
-        if refused_layout(request, release, wider) is None and engine.price(request, release, wider).verdict == "fits":
-            return wider
+        wider = alone._replace(group=group, tp=tp, pp=pp)
+        if refused_layout(request, release, wider) is not None:
+            continue
+        priced = engine.price(request, release, wider)
+        if priced.verdict != "no":
+            return priced
     return None

@@ -122,6 +122,8 @@ class LlamaCppReader:
             # Mapped buffers span what lies between their tensors, and repacked ones hold it twice.
             readings.forget("weights")
             readings.set_bytes("weights", "file", load.file_bytes, load.file_resolution)
+        if load.tries_only:
+            readings.forget("kv_cache", "weights_on_gpus")
         settings = dict(load.settings)
         if load.layers_on_cpu:
             settings["n_cpu_moe"] = str(max(load.layers_on_cpu) + 1)

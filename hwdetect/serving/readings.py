@@ -35,11 +35,12 @@ class Readings:
 
     def add_size(self, term: Term, place: str, number: str, unit: int) -> None:
         """The same, added to what the place has already."""
-        before = self._found.get(term, {}).get(place, (0, 0))[0]
+        places = self._found.get(term, {})
+        before, coarser = places.pop(place, (0, 0))
         self.size(term, place, number, unit)
-        if before:
+        if place in self._found[term]:
             value, resolution = self._found[term][place]
-            self._found[term][place] = (before + value, resolution)
+            self._found[term][place] = (before + value, max(resolution, coarser))
 
     def count(self, term: Term, place: str, number: str, resolution: int = 1) -> None:
         """A count such as ``476,016``."""

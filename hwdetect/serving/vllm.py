@@ -294,7 +294,7 @@ class VllmReader:
 
 
 def _place(line: str, end: int) -> str:
-    """The rank that printed the line: the last worker named before ``end``; a process number tells alike names apart."""
+    """The rank that printed the line: the last worker named before ``end``, with its process where names are alike."""
     name = ""
     for found in _RANK.finditer(line, max(0, end - 400), end):
         generic = found[1] in _GENERIC

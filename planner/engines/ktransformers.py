@@ -20,7 +20,7 @@ from planner.engines.base import (
 )
 from planner.engines.llamacpp import ENGINE as LLAMA_CPP
 from planner.engines.tensor_parallel import CHECKPOINT, absorbed_mla_bytes, fit, pool_and_devices, shards_of
-from planner.ledger import Device, Entry, exact, ranged, verdict
+from planner.ledger import Device, Entry, exact, ranged
 from planner.request import PricedRelease, Request
 from profiles.engines import EngineFacts, load_engine
 
@@ -205,7 +205,7 @@ class KTransformers:
         ram_device = Device(0, "host", 0, 1, host.name, ram, ram, ram, ram, ram, tuple(host_entries))
         everything = (*devices, ram_device)
         priced = fit(request, config, shards, pool, everything, [])
-        if priced.verdict == "no" and verdict([ram_device]) == "no":
+        if priced.verdict == "no" and min(everything, key=lambda device: device.free_high).kind == "host":
             known = "the routed experts do not fit in RAM" if host.ram else "the size of RAM is not known (--ram)"
             priced = priced._replace(reason=known)
         return priced._replace(cpu_expert_bytes=in_ram)

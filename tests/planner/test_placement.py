@@ -21,7 +21,9 @@ def test_a_placement_holds_every_layer_once_and_no_gpu_too_much(
     always: list[int], on_cpu: int, caps: list[int], head: int
 ) -> None:
     experts = [3 * size for size in always]
-    placed = balanced([float(size) for size in always], [float(size) for size in experts], on_cpu, [*map(float, caps)], head)
+    placed = balanced(
+        [float(size) for size in always], [float(size) for size in experts], on_cpu, [*map(float, caps)], head
+    )
     if placed is None:
         return
     assert sum(placed) == len(always)

@@ -9,7 +9,7 @@ import pytest
 
 from planner.remedy import remedy
 from planner.search import Missed, search
-from tests.planner.planning import K25, outcome_of, priced_of, request_of
+from tests.planner.planning import K25, outcome_of, request_of
 
 
 def misses(**given: object) -> list[tuple[Missed, str]]:
@@ -32,27 +32,24 @@ def test_fp16_on_eight_h100_names_the_three_numbers() -> None:
     (miss,) = outcome_of(exact=True, gpu="8xH100", engine="vllm", quant="fp16", tp=8, gpu_memory_utilization=0.9).missed
     request = request_of(exact=True, gpu="8xH100", engine="vllm", quant="fp16", tp=8, gpu_memory_utilization=0.9)
     assert remedy(request, miss) == (
-        "the weights (2,054 GB) take 25 of these GPUs by capacity, 27 at utilisation 0.9, 32 as tp 8 x pp 4; "
+        "the weights (2,054 GB) take 25 of these GPUs by capacity, 27 at utilisation 0.9, 32 as tp 8 x pp 4 (tight); "
         "or use a smaller quantization"
     )
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 @pytest.mark.parametrize("gpu", ["8xH100", "4xA100-80", "2xH200", "4xrtx-4090"])
-def test_the_layout_that_is_named_fits(engine: str, gpu: str) -> None:
-    found = [text for miss, text in misses(gpu=gpu, engine=engine, quant="int4") if "the weights" in miss.reason or "weights" in text]
-    named = {re.search(r"as tp (\d+) x pp (\d+)", text) for text in found}
+def test_the_layout_that_is_named_starts(engine: str, gpu: str) -> None:
+    texts = [text for _, text in misses(gpu=gpu, engine=engine, quant="int4") if text.startswith("the weights")]
+    named = {found for text in texts for found in re.findall(r"as tp (\d+) x pp (\d+)( \(tight\))?", text)}
     assert named
     count = int(gpu.partition("x")[0])
-    for match in named:
-        if match is None:
-            # One card of 24 GB never holds a stage with its buffers.
-            assert gpu == "4xrtx-4090"
-            continue
-        tp, pp = int(match[1]), int(match[2])
+    for *ranks, doubt in named:
+        tp, pp = map(int, ranks)
+        assert all(number_before("of these GPUs by capacity", text) <= tp * pp for text in texts)
         nodes = -(-tp * pp // count)
         outcome = outcome_of(gpu=gpu, nodes=nodes, engine=engine, quant="int4", tp=tp, pp=pp, dp=1)
-        assert any(item.priced.verdict == "fits" for item in outcome.found)
+        assert any(item.priced.verdict == "fits" or doubt for item in outcome.found)
 
 
 @pytest.mark.parametrize("gpu", ["none", "rtx-4090", "2xH100"])
@@ -73,7 +70,10 @@ def test_the_ram_that_is_named_is_enough(gpu: str, ram: str | None) -> None:
 
 
 def test_ktransformers_is_not_told_to_page() -> None:
-    for _, text in misses(gpu="rtx-4090", ram="64GiB", engine="ktransformers"):
+    found = misses(gpu="H100", ram="64GiB", engine="ktransformers", quant="int4")
+    texts = [text for miss, text in found if miss.reason == "the routed experts do not fit in RAM"]
+    assert texts
+    for text in texts:
         assert "--disk" not in text
         assert number_before("GiB of RAM are needed", text) > 500
 
@@ -105,11 +105,6 @@ def test_a_short_kv_cache_says_what_it_holds() -> None:
         )
         fewer = held // 5120 * 9 // 10
         assert outcome_of(gpu="8xH200", engine="vllm", quant="int4", concurrency=fewer, tp=8, ep=1, dcp=1).found
-
-
-def test_one_context_that_is_too_long() -> None:
-    priced = priced_of(gpu="2xrtx-4090", model="llama-3.1-70b", engine="vllm") if False else None
-    assert priced is None
 
 
 def test_what_was_never_priced_has_no_remedy_of_its_own() -> None:

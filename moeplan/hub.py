@@ -1,0 +1,231 @@
+"""Models on the Hugging Face hub: ``org/name``, or ``org/name:quantization`` for one of its GGUF quantizations.
+
+Read are the configuration, the index and, where those two do not settle the size, the headers of the weight files.
+Weights are never read. Needs the extra ``hub``, which is imported when a model is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
+
+from moeplan.hub_gguf import GgufSet, choose, gguf_sets
+from moeplan.text_safe import shortened
+from planner.errors import BadRequest
+from profiles.headers.errors import BadModelFile, quoted
+from profiles.headers.safetensors import MAX_INDEX_BYTES, read_safetensors
+from profiles.headers.strictjson import load_json_object
+from profiles.library import load_model, model_ids
+from profiles.model import ModelSpec
+
+if TYPE_CHECKING:
+    from moeplan.hub_client import Hub, Repository
+
+Progress = Callable[[int, int], None]
+
+CONFIG: Final = "config.json"
+QUANT_CONFIG: Final = "hf_quant_config.json"
+INDEX: Final = "model.safetensors.index.json"
+SINGLE_FILE: Final = "model.safetensors"
+MAX_CONFIG_BYTES: Final = 16 << 20
+
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+_ID = re.compile(rf"(?P<repository>{_PART}/{_PART})(?::(?P<quantization>[A-Za-z0-9._-]{{1,96}}))?")
+_FILE_SUFFIXES = (".json", ".gguf", ".safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """A model as the hub describes it, and what that was read from.
+
+    ``config`` and ``quant_config`` are the texts of ``config.json`` and ``hf_quant_config.json``, None for a GGUF
+    model and where the repository has none. ``source`` is the address of what was read, at its commit.
+    """
+
+    spec: ModelSpec
+    repository: Repository
+    source: str
+    config: bytes | None = None
+    quant_config: bytes | None = None
+
+
+class _Size(NamedTuple):
+    """Bytes of the tensor data where they are known, and how."""
+
+    tensor_bytes: int | None
+    source: str
+    note: str
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text has the form ``org/name`` or ``org/name:quantization`` and does not end like a file.
+
+    >>> is_hub_id("moonshotai/Kimi-K2.5"), is_hub_id("unsloth/Kimi-K2.5-GGUF:UD-Q2_K_XL"), is_hub_id("./folder")
+    (True, True, False)
+    """
+    return _ID.fullmatch(text) is not None and not text.endswith(_FILE_SUFFIXES)
+
+
+def fetch_hub_model(text: str, progress: Progress | None = None) -> HubModel:
+    """The model that ``org/name[:quantization]`` names, and what it was read from.
+
+    ``progress`` is called with the steps done (one for each file) and the steps known so far. Raises ``BadRequest`` where
+    the user can mend it (no such repository, gated, no such quantization, extra missing), ``Undetermined`` where not
+    (no network, a server that is not the hub), ``BadModelFile``, and what ``profiles.library.load_model`` raises.
+    """
+    named = _ID.fullmatch(text)
+    if named is None:
+        raise BadRequest(f"{shortened(text)} is no repository; org/name or org/name:quantization is allowed")
+    try:
+        from moeplan.hub_client import Hub
+    except ModuleNotFoundError:
+        raise BadRequest(f"install moeplan[hub] to read {text}") from None
+    hub = Hub(progress or _unwatched)
+    hub.expect(1)
+    repository = hub.repository(named["repository"])
+    hub.step_done()
+    sets = gguf_sets(repository.files)
+    has_safetensors = any(path.endswith(".safetensors") for path in repository.files)
+    quantization = named["quantization"]
+    with _scratch(repository) as folder:
+        visit = _Visit(hub, repository, folder)
+        if sets and (quantization is not None or not has_safetensors):
+            return visit.gguf(choose(repository.id, sets, quantization))
+        return visit.checkpoint(quantization)
+
+
+def _unwatched(done: int, total: int) -> None:
+    """What is called when nobody wants to know."""
+
+
+@contextmanager
+def _scratch(repository: Repository) -> Iterator[Path]:
+    """A folder for copies, which no error mentions: the user knows the repository."""
+    with tempfile.TemporaryDirectory(prefix="moeplan-hub-") as name:
+        folder = Path(name).resolve()
+        try:
+            yield folder
+        except BadModelFile as bad:
+            raise BadModelFile(f"{repository.id}/{Path(bad.file).name}", bad.problem) from None
+
+
+class _Visit:
+    """One model of one repository; copies of what is fetched lie in ``folder``."""
+
+    def __init__(self, hub: Hub, repository: Repository, folder: Path) -> None:
+        self._hub, self._repository, self._folder = hub, repository, folder
+
+    def checkpoint(self, quantization: str | None) -> HubModel:
+        """The model of ``config.json``, with the size that the index or else the headers state."""
+        if CONFIG not in self._repository.files:
+            raise BadRequest(f"{self._repository.id} has no {CONFIG} and no GGUF files; one of them is needed")
+        config = self._copied(CONFIG, MAX_CONFIG_BYTES)
+        has_quant_config = QUANT_CONFIG in self._repository.files
+        quant_config = self._copied(QUANT_CONFIG, MAX_CONFIG_BYTES) if has_quant_config else None
+        spec = load_model(config)
+        if quantization is not None and quantization.casefold() != spec.native_quantization.casefold():
+            raise BadRequest(
+                f"{self._repository.id} has no GGUF files, only {spec.native_quantization}: leave out"
+                f" {shortened(':' + quantization)}"
+            )
+        computed_bytes = sum(group.bytes for group in spec.tensors)
+        size = self._size(computed_bytes)
+        (declared,) = spec.releases
+        release = replace(
+            declared,
+            published_bytes=size.tensor_bytes,
+            size_evidence="computed" if size.tensor_bytes is None else "exact",
+            # Tensors that the configuration does not explain: its list is scaled to what is really there.
+            mixture_known=size.tensor_bytes in (None, computed_bytes),
+            source=size.source,
+        )
+        source = self._repository.address(CONFIG)
+        return HubModel(
+            spec=self._named(replace(spec, releases=(release,)), source, size.note),
+            repository=self._repository,
+            source=source,
+            config=config.read_bytes(),
+            quant_config=quant_config.read_bytes() if quant_config is not None else None,
+        )
+
+    def gguf(self, chosen: GgufSet) -> HubModel:
+        """The model that the headers of GGUF files describe."""
+        first = self._weights(chosen.paths)[0]
+        source = self._repository.address(chosen.paths[0])
+        spec = load_model(first)
+        releases = tuple(
+            replace(release, quantization=chosen.quantization, source=source) for release in spec.releases
+        )
+        note = f"{len(chosen.paths)} GGUF headers were read, no weights"
+        return HubModel(self._named(replace(spec, releases=releases), source, note), self._repository, source)
+
+    def _size(self, computed_bytes: int) -> _Size:
+        files = self._repository.files
+        if INDEX in files:
+            index = self._copied(INDEX, MAX_INDEX_BYTES)
+            stated_bytes = read_safetensors(index).total_bytes
+            if stated_bytes == computed_bytes:
+                source = f"{self._repository.address(INDEX)} (total_size)"
+                return _Size(stated_bytes, source, f"{CONFIG} and total_size of {INDEX} agree to the byte")
+            # It has just been read strictly.
+            weight_map = cast("dict[str, str]", load_json_object(index, MAX_INDEX_BYTES, "index")["weight_map"])
+            paths = tuple(sorted(set(weight_map.values())))
+            main = INDEX
+        elif SINGLE_FILE in files:
+            paths, main = (SINGLE_FILE,), SINGLE_FILE
+        else:
+            return _Size(None, self._repository.address(CONFIG), f"no {INDEX}: the size is computed from {CONFIG}")
+        if missing := [path for path in paths if path not in files]:
+            where = "the cache" if self._repository.snapshot else "the repository"
+            return _Size(
+                None,
+                self._repository.address(CONFIG),
+                f"the size is computed from {CONFIG}: {where} lacks {len(missing)} weight files, such as"
+                f" {quoted(missing[0])}",
+            )
+        folder = self._weights(paths)[0].parent
+        tensor_bytes = cast(int, read_safetensors(folder / main).total_bytes)
+        headers = f"the headers of {len(paths)} weight files"
+        agreement = (
+            f"{CONFIG} and {headers} agree to the byte"
+            if tensor_bytes == computed_bytes
+            else f"{CONFIG} describes {computed_bytes:,} bytes of tensors, {headers} {tensor_bytes:,}"
+        )
+        return _Size(tensor_bytes, f"{self._repository.address(paths[0])} ({headers})", agreement)
+
+    def _named(self, spec: ModelSpec, source: str, note: str) -> ModelSpec:
+        """``spec`` under the repository's name; what is built in keeps its id to itself."""
+        publisher, _, name = self._repository.id.rpartition("/")
+        taken = name.casefold() in model_ids()
+        notes = (f"{source}: {note}", *filter(None, (self._repository.note,)))
+        return replace(
+            spec,
+            id=f"{publisher}-{name}".casefold() if taken else name.casefold(),
+            name=self._repository.id,
+            repository=self._repository.id,
+            releases=tuple(
+                replace(release, publisher=publisher, release=self._repository.id) for release in spec.releases
+            ),
+            sources=(source,),
+            notes=(*spec.notes, *notes),
+        )
+
+    def _copied(self, path: str, max_bytes: int) -> Path:
+        self._hub.expect(1)
+        original = self._hub.small_file(self._repository, path, max_bytes)
+        self._hub.step_done()
+        return Path(shutil.copyfile(original, self._folder / path))
+
+    def _weights(self, paths: tuple[str, ...]) -> tuple[Path, ...]:
+        """Files for the readers of headers: those of the cache, or sparse copies."""
+        if self._repository.snapshot is not None:
+            return tuple(self._repository.snapshot / path for path in paths)
+        from moeplan.hub_headers import fetch_headers
+
+        return fetch_headers(self._hub, self._repository, paths, self._folder)
