@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from formulas.units import GIB
 from moeplan.cli.output import write_whole
 from moeplan.text_safe import printable
 from planner.compare import Row
@@ -81,7 +82,7 @@ def fingerprint(inventory: Inventory) -> str:
 
 
 def _gib(size: int | None) -> int | None:
-    return None if size is None else round(size / (1 << 30))
+    return None if size is None else round(size / GIB)
 
 
 def data_folder() -> Path:

@@ -75,9 +75,9 @@ def is_hub_id(text: str) -> bool:
 def fetch_hub_model(text: str, progress: Progress | None = None) -> HubModel:
     """The model that ``org/name[:quantization]`` names, and what it was read from.
 
-    ``progress`` is called with the steps done (one for each file) and the steps known so far. Raises ``BadRequest`` where
-    the user can mend it (no such repository, gated, no such quantization, extra missing), ``Undetermined`` where not
-    (no network, a server that is not the hub), ``BadModelFile``, and what ``profiles.library.load_model`` raises.
+    ``progress`` is called with the steps done (one for each file) and the steps known so far. Raises ``BadRequest``
+    where the user can mend it (no such repository, gated, no such quantization, extra missing), ``Undetermined`` where
+    not (no network, a server that is not the hub), ``BadModelFile``, and what ``profiles.library.load_model`` raises.
     """
     named = _ID.fullmatch(text)
     if named is None:
@@ -144,6 +144,7 @@ class _Visit:
             # Tensors that the configuration does not explain: its list is scaled to what is really there.
             mixture_known=size.tensor_bytes in (None, computed_bytes),
             source=size.source,
+            note=size.note,
         )
         source = self._repository.address(CONFIG)
         return HubModel(
@@ -159,9 +160,7 @@ class _Visit:
         first = self._weights(chosen.paths)[0]
         source = self._repository.address(chosen.paths[0])
         spec = load_model(first)
-        releases = tuple(
-            replace(release, quantization=chosen.quantization, source=source) for release in spec.releases
-        )
+        releases = tuple(replace(release, quantization=chosen.quantization, source=source) for release in spec.releases)
         note = f"{len(chosen.paths)} GGUF headers were read, no weights"
         return HubModel(self._named(replace(spec, releases=releases), source, note), self._repository, source)
 

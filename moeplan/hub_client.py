@@ -15,11 +15,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from huggingface_hub import constants, hf_hub_download, hf_hub_url, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from huggingface_hub.utils import build_hf_headers, get_session, tqdm
+from huggingface_hub.utils import (  # type: ignore[attr-defined, unused-ignore]
+    build_hf_headers,
+    get_session,
+    tqdm,
+)
 
 from moeplan import __version__
 from moeplan.hub_errors import Offline, Unreachable, plain_endpoint, refusal, unreachable
@@ -111,7 +115,7 @@ class Hub:
         if repository.snapshot is not None:
             return repository.snapshot / path
         size = repository.files.get(path)
-        too_large = BadRequest(f"{repository.id}: {quoted(path)} has more than the {max_bytes:,} bytes that are allowed")
+        too_large = BadRequest(f"{repository.id}: {quoted(path)} has more than the {max_bytes:,} bytes allowed")
         if size is not None and size > max_bytes:
             raise too_large
 
@@ -153,9 +157,7 @@ class Hub:
         body = bytearray()
         with (
             self._translated(repo_id),
-            get_session().stream(
-                "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
-            ) as response,
+            get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response,
         ):
             answered: Mapping[str, str] = response.headers
             if response.status_code >= 400:
@@ -266,8 +268,8 @@ def _watch(max_bytes: int, too_large: BadRequest) -> type[tqdm]:
     """A progress bar that draws nothing and stops a download past ``max_bytes``."""
 
     class Watch(tqdm):  # type: ignore[misc, unused-ignore]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call, unused-ignore]
             self.taken = 0
 
         def update(self, n: float | None = 1) -> bool | None:

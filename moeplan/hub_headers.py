@@ -21,9 +21,7 @@ _GROWTH = 4
 _CUT_OFF = "inside a header of at least"
 
 
-def fetch_headers(
-    hub: Hub, repository: Repository, paths: tuple[str, ...], folder: Path
-) -> tuple[Path, ...]:
+def fetch_headers(hub: Hub, repository: Repository, paths: tuple[str, ...], folder: Path) -> tuple[Path, ...]:
     """Sparse copies, in ``folder``, of safetensors or GGUF files; whether they are good, their reader says.
 
     Raises what ``Hub`` raises, and ``BadRequest`` for more files or bytes than a model may have.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
 
+from formulas.units import GIB
 from hwdetect.serving.lines import NotText, clean_lines
 from hwdetect.serving.observation import Observation
 from hwdetect.serving.startup import read_startup
@@ -25,9 +26,9 @@ from planner.hardware import machine_of
 from planner.options import Options
 from planner.plan import Record
 from planner.search import search
+from profiles.config_reader import UnknownFamily
 from profiles.engines import UnknownVersion, version_tuple
-from profiles.library import find_releases, load_model, model_ids
-from profiles.names import UnknownName
+from profiles.library import load_model, model_ids
 
 if TYPE_CHECKING:
     from hwdetect.inventory import Inventory
@@ -79,34 +80,37 @@ class _Log:
     """A log as it is read: its size, and a running digest."""
 
     path: Path
-    bytes: int = 0
+    size_bytes: int = 0
     read_bytes: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
 
     def chunks(self, progress: Callable[[int, int], None] | None) -> Iterator[bytes]:
         """The first ``MAX_LOG_BYTES``. Raises ``BadRequest`` where the file cannot be read or is no plain file."""
+        where = printable(str(self.path))
         try:
             # What is no plain file may never end, or wait for ever.
-            if self.path.exists() and not self.path.is_file():
-                raise BadRequest(f"{printable(str(self.path))}: not a regular file")
+            plain = self.path.is_file() or not self.path.exists()
+        except ValueError as error:
+            raise BadRequest(f"{where}: {error}") from None
+        if not plain:
+            raise BadRequest(f"{where}: not a regular file")
+        try:
             with self.path.open("rb") as file:
-                self.bytes = self.path.stat().st_size
+                self.size_bytes = self.path.stat().st_size
                 while self.read_bytes < MAX_LOG_BYTES and (chunk := file.read(CHUNK_BYTES)):
                     self.read_bytes += len(chunk)
                     self.digest.update(chunk)
                     if progress is not None:
-                        progress(self.read_bytes, min(self.bytes, MAX_LOG_BYTES))
+                        progress(self.read_bytes, min(self.size_bytes, MAX_LOG_BYTES))
                     yield chunk
         except OSError as error:
-            raise BadRequest(f"{printable(str(self.path))}: {error.strerror or error}") from None
-        except ValueError as error:
-            if isinstance(error, BadRequest):
-                raise
-            raise BadRequest(f"{printable(str(self.path))}: {error}") from None
+            raise BadRequest(f"{where}: {error.strerror or error}") from None
 
     def reference(self) -> LogRef:
         """What the report says of it."""
-        return LogRef(path=str(self.path), sha256=self.digest.hexdigest(), bytes=self.bytes, read_bytes=self.read_bytes)
+        return LogRef(
+            path=str(self.path), sha256=self.digest.hexdigest(), bytes=self.size_bytes, read_bytes=self.read_bytes
+        )
 
 
 def observe(
@@ -134,7 +138,7 @@ def observe(
             "from -lv 4 on)"
         )
     notes = [*observation.notes]
-    if source.read_bytes < source.bytes:
+    if source.read_bytes < source.size_bytes:
         notes.append(f"only the first {MAX_LOG_BYTES >> 20} MiB of the log were read")
     chosen = _configuration(model, observation, dict(options or {}), notes)
     inventory, plan = _priced(chosen, observation, notes)
@@ -222,6 +226,8 @@ def _model(given: str | None, observation: Observation, notes: list[str]) -> tup
     for name in _spellings(named):
         try:
             spec = load_model(name)
+        except UnknownFamily:
+            raise
         except (ValueError, OSError, LookupError):
             continue
         if name != named:
@@ -240,23 +246,16 @@ def _spellings(named: str) -> list[str]:
     return [name for name in (named, f"{cached[1]}/{cached[2]}" if cached else "", last) if name]
 
 
-def _release_named(given: str | None, named: str) -> tuple[str, str] | None:
-    """The built-in model that has a release of that repository, and the repository."""
+def _release_named(given: str | None, named: str) -> tuple[str, str | None] | None:
+    """The built-in model that a repository holds a release of, and the repository where it holds only one."""
     for name in _spellings(named):
         for model_id in model_ids() if given is None else (given,):
-            if release := _release_of(model_id, name):
-                return model_id, release
+            if "/" not in name or model_id not in model_ids():
+                continue
+            releases = [one for one in load_model(model_id).releases if one.release.casefold() == name.casefold()]
+            if releases:
+                return model_id, releases[0].release if len(releases) == 1 else None
     return None
-
-
-def _release_of(model_id: str, repository: str) -> str | None:
-    if "/" not in repository or model_id not in model_ids():
-        return None
-    try:
-        found = find_releases(load_model(model_id), repository)
-    except UnknownName:
-        return None
-    return found[0].release if found[0].release.casefold() == repository.casefold() else None
 
 
 def _priced(chosen: Options, observation: Observation, notes: list[str]) -> tuple[Inventory, Any]:
@@ -272,7 +271,7 @@ def _priced(chosen: Options, observation: Observation, notes: list[str]) -> tupl
         notes.append("the log shows no buffer on a GPU: the prediction is for the CPU alone")
     if "n_cpu_moe" not in observation.settings and observation.engine == "llama.cpp" and _uses_gpu(observation):
         notes.append("the log does not say which experts are in RAM: give --n-cpu-moe where some are")
-    request = build_request(replace(chosen, objective=None), spec, machine_of(inventory, source), exact=True)
+    request = build_request(chosen, spec, machine_of(inventory, source), exact=True)
     outcome = search(request, None)
     return inventory, make_plan(request, outcome, {}, GENERATED_BY)
 
@@ -317,5 +316,5 @@ def measured_row(observation: Observation) -> dict[str, float]:
         if measurement.term == "kv_tokens":
             row["gpu_kv_cache_tokens"] = measurement.value
         elif name := _MEASURED_NAMES.get(measurement.term):
-            row[name] = round(measurement.value / (1 << 30), 2)
+            row[name] = round(measurement.value / GIB, 2)
     return row

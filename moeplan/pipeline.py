@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
 from pathlib import Path
 from typing import Any, Literal
 
 from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
+from moeplan.cli.progress import progress_bar
+from moeplan.hub import Progress, fetch_hub_model, is_hub_id
 from planner.assemble import make_plan
 from planner.build import build_request
 from planner.errors import BadRequest, Undetermined
@@ -27,33 +29,32 @@ MAX_INVENTORY_BYTES = 64 << 20
 Source = Literal["flags", "detected", "file"]
 
 
-def read_model(text: str, progress: Callable[[int, int], None] | None = None) -> ModelSpec:
+def read_model(text: str, progress: Progress | None = None) -> ModelSpec:
     """A model by name or path, or else from the hub. Raises ``BadRequest`` and ``Undetermined``.
 
-    ``progress`` hears of a visit to the hub; without it a bar is drawn on the terminal.
+    ``progress`` hears of a visit to the hub; without it the main thread draws a bar on the terminal.
     """
     try:
-        return load_model(text)
-    except UnknownName as error:
-        if not is_hub_id(text):
-            raise BadRequest(str(error)) from None
-    return from_hub(text, progress).spec
-
-
-def from_hub(text: str, progress: Callable[[int, int], None] | None = None) -> HubModel:
-    """``moeplan.hub.fetch_hub_model``, with the errors and the progress of ``read_model``."""
-    with refusals(text):
-        if progress is not None or threading.current_thread() is not threading.main_thread():
-            # A thread beside the main one works for a screen, which a bar would spoil.
-            return fetch_hub_model(text, progress)
-        with progress_bar(f"reading {text}") as draw:
-            return fetch_hub_model(text, draw)
+        return _read(text, progress)
     except UnknownFamily as error:
         raise Undetermined(str(error)) from None
     except (UnknownName, AmbiguousName, BadConfig, BadModelFile, ValueError) as error:
         raise BadRequest(str(error)) from None
     except OSError as error:
         raise BadRequest(f"{text}: {error.strerror or error}") from None
+
+
+def _read(text: str, progress: Progress | None) -> ModelSpec:
+    try:
+        return load_model(text)
+    except UnknownName:
+        if not is_hub_id(text):
+            raise
+    if progress is not None or threading.current_thread() is not threading.main_thread():
+        # Other threads work for a screen, which a bar would spoil.
+        return fetch_hub_model(text, progress).spec
+    with progress_bar(f"reading {text}") as draw:
+        return fetch_hub_model(text, draw).spec
 
 
 def read_inventory(options: Options) -> tuple[Inventory, Source]:
@@ -85,7 +86,7 @@ def _inventory_file(path: Path) -> Inventory:
         raise BadRequest(f"--inventory {path}: {error}") from None
 
 
-def run_plan(options: Options, *, exact: bool, progress: Callable[[int, int], None] | None) -> Plan:
+def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Plan:
     """``plan``, or with ``exact`` ``estimate``."""
     model = read_model(options.model)
     inventory, source = read_inventory(options)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.text import Text
 
+from formulas.units import GIB, MIB
 from moeplan.text import BAD, FAINT, GOOD, bullets, cell, heading, line, pairs, stacked, table
 from moeplan.text_numbers import plural
 
@@ -14,15 +15,14 @@ if TYPE_CHECKING:
     from moeplan.observing import ObservationReport
     from planner.compare import Row, RowUnit
 
-GIB, MIB = 1 << 30, 1 << 20
 TITLES = {
-    "visible": "memory the engine sees",
+    "visible": "engine sees",
     "weights": "weights",
     "weights_on_gpus": "weights on GPUs",
     "activation": "peak activation",
     "non_torch": "outside PyTorch",
     "graphs": "CUDA graphs",
-    "graphs_reserved": "reserved for CUDA graphs",
+    "graphs_reserved": "graphs reserved",
     "compute_on_gpu": "compute buffer, GPU",
     "compute_in_ram": "compute buffers, RAM",
     "kv_cache": "KV cache",
@@ -33,7 +33,7 @@ VERDICTS = {
     "holds": ("holds", GOOD),
     "differs": ("differs", BAD),
     "not_predicted": ("not predicted", FAINT),
-    "not_in_log": ("not in the log", FAINT),
+    "not_in_log": ("not in log", FAINT),
 }
 STARTS = {"started": "started", "out_of_memory": "ran out of memory", "unknown": "not seen"}
 
@@ -53,7 +53,7 @@ def observation_view(report: ObservationReport) -> RenderableType:
             ("stored in", report.calibration or ""),
         ]
     )
-    columns = ("!term", ">low", ">expected", ">high", ">observed", "!verdict", ">off by")
+    columns = ("!term", "!unit", ">low", ">expected", ">high", ">observed", "!verdict", ">off by")
     rows = [_row(row) for row in compared.rows]
     return stacked(
         line("What the engine printed at start-up beside the prediction for that configuration.", FAINT),
@@ -85,34 +85,31 @@ def _settings(report: ObservationReport) -> str:
 
 def _row(row: Row) -> list[str | Text]:
     predicted = row.predicted
-    ends = [_amount(one, row.unit) for one in (predicted.low, predicted.expected, predicted.high)] if predicted else []
-    observed = [_amount(row.observed, row.unit)] if row.observed is not None else [""]
-    values = [value for _, value in row.readings]
-    if len(values) > 1:
-        least, most = _amount(min(values), row.unit), _amount(max(values), row.unit)
-        observed.append(f"{plural(len(values), 'value')}, {least if least == most else f'{least} to {most}'}")
+    ends = (predicted.low, predicted.expected, predicted.high) if predicted else ()
+    unit, scale, digits = _scale(row.unit, max(abs(value) for value in (*ends, row.observed or 0)))
+    observed = "" if row.observed is None else f"{row.observed / scale:,.{digits}f}"
+    values = sorted(value for _, value in row.readings)
+    cells = [observed]
+    if len(values) > 1 and values[0] != values[-1]:
+        cells.append(f"{values[0] / scale:,.{digits}f} to {values[-1] / scale:,.{digits}f}")
     name, style = VERDICTS[row.verdict]
     return [
         TITLES[row.term],
-        *(ends or ["", "", ""]),
-        cell(*observed),
+        unit,
+        *([f"{end / scale:,.{digits}f}" for end in ends] or [""] * 3),
+        cell(*cells),
         Text(name, style=style),
-        _off(row),
+        "" if row.relative is None else f"{row.relative:+.1%}",
     ]
 
 
-def _off(row: Row) -> str:
-    if row.relative is None:
-        return ""
-    return f"{row.relative:+.1%}"
-
-
-def _amount(value: float, unit: RowUnit) -> str:
+def _scale(unit: RowUnit, largest: float) -> tuple[str, int, int]:
+    """Label, divisor and digits for values up to ``largest``."""
     if unit == "tokens":
-        return f"{value:,.0f}"
+        return "tokens", 1, 0
     if unit == "bytes_per_token":
-        return f"{value:,.0f} B"
-    return f"{value / GIB:,.2f} GiB" if abs(value) >= GIB // 10 else f"{value / MIB:,.2f} MiB"
+        return "bytes", 1, 0
+    return ("GiB", GIB, 2) if largest >= GIB / 10 else ("MiB", MIB, 2)
 
 
 def _verdict(report: ObservationReport) -> RenderableType:
@@ -122,9 +119,13 @@ def _verdict(report: ObservationReport) -> RenderableType:
     if compared.verdict == "holds":
         count = sum(row.verdict == "holds" for row in compared.rows)
         return line(f"The prediction holds in {plural(count, 'term')}.", GOOD)
-    rows = {row.term: row for row in compared.rows}
+    rows: dict[str, Row] = {row.term: row for row in compared.rows}
     parts = []
     for term in compared.differs_in:
-        row = rows.get(term)  # type: ignore[call-overload]
-        parts.append("whether it starts" if row is None else f"{TITLES[term]} by {_amount(row.outside, row.unit)}")
-    return line(f"The prediction differs: {', '.join(parts)} beyond its range.", BAD)
+        row = rows.get(term)
+        if row is None:
+            parts.append("whether it starts")
+            continue
+        unit, scale, digits = _scale(row.unit, abs(row.outside))
+        parts.append(f"{TITLES[term]} by {row.outside / scale:+,.{digits}f} {unit}")
+    return line(f"The prediction differs. Beyond its range: {', '.join(parts)}.", BAD)

@@ -225,7 +225,11 @@ def _releases(options: Options, model: ModelSpec, engine: str | None, *, exact: 
         chosen = _only_release(model, engine)
     else:
         chosen = tuple([release for release in model.releases if release.status == "published"])
-    return price_releases(model, chosen)
+    priced = price_releases(model, chosen)
+    if not priced:
+        containers = ", ".join(dict.fromkeys(release.container for release in chosen)) or "published"
+        raise BadRequest(f"--quant: no engine here loads {containers} files of {model.id}")
+    return priced
 
 
 def _loads(engine: str | None, release: Release) -> bool:

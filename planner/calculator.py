@@ -70,6 +70,8 @@ def _releases(options: Options, model: ModelSpec) -> tuple[PricedRelease, ...]:
         except UnknownName as error:
             raise BadRequest(f"--quant: {error}") from None
     priced = price_releases(model, chosen)
+    if not priced:
+        raise BadRequest(f"--quant: {shown(options.quant or '')} is in a container that is not read")
     if options.engine is not None:
         name = options.engine.strip().lower()
         if name not in ENGINE_NAMES:

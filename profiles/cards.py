@@ -2,12 +2,15 @@
 
 A card holds what a configuration does not say: names, licence, parsers, the releases that exist and what
 was measured of their quality. Only the card asked for is read. A key that nobody reads is an error, so a
-card cannot carry a fact that is silently ignored.
+card cannot carry a fact that is silently ignored. The user's own cards have the same form, in a folder of
+the user's data.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -66,8 +69,9 @@ class TypeQuality(NamedTuple):
 class Card:
     """One card.
 
-    ``config`` is the parsed configuration; ``max_context`` replaces its context where the configuration
-    is another model's. ``same_tensors_as`` names that model: the two differ only in their values.
+    ``config`` is the parsed configuration and ``quant_config`` the ``hf_quant_config.json`` that came with it;
+    ``max_context`` replaces the context where the configuration is another model's. ``same_tensors_as`` names that
+    model: the two differ only in their values.
     """
 
     id: str
@@ -75,6 +79,7 @@ class Card:
     repository: str
     aliases: tuple[str, ...]
     config: dict[str, Any]
+    quant_config: dict[str, Any] | None
     same_tensors_as: str | None
     max_context: int | None
     sources: tuple[str, ...]
@@ -146,6 +151,52 @@ def card_ids() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in CARDS_FOLDER.glob("*.toml")))
 
 
+def user_models_folder() -> Path | None:
+    """Where the user's cards lie, by the platform's convention, whether it exists or not; None without a home."""
+    variable = "APPDATA" if sys.platform == "win32" else "XDG_DATA_HOME"
+    data = Path(os.environ.get(variable, ""))
+    if not data.is_absolute() or sys.platform == "darwin":
+        try:
+            home = Path.home()
+        except RuntimeError:
+            return None
+        data = home / {"win32": "AppData/Roaming", "darwin": "Library/Application Support"}.get(
+            sys.platform, ".local/share"
+        )
+    return data / "moeplan" / "models"
+
+
+def user_card_path(card_id: str) -> Path | None:
+    """The file of the user's card of that id, if there is one."""
+    folder = user_models_folder()
+    path = folder / f"{card_id}.toml" if folder else None
+    return path if path and path.is_file() else None
+
+
+def user_card_ids() -> tuple[str, ...]:
+    """Ids of the user's cards, sorted, without those that a built-in model has."""
+    folder = user_models_folder()
+    if folder is None or not folder.is_dir():
+        return ()
+    return tuple(sorted({path.stem for path in folder.glob("*.toml")}.difference(card_ids())))
+
+
+def load_user_card(card_id: str) -> Card:
+    """The user's card of that id. Raises ``FileNotFoundError`` or ``BadCard``."""
+    path = user_card_path(card_id)
+    if path is None:
+        raise FileNotFoundError(f"no card {card_id}")
+    try:
+        return _unchanged_card(path, path.stat().st_mtime_ns)
+    except BadCard as error:
+        raise BadCard(f"{path.parent}: {error}") from error
+
+
+@cache
+def _unchanged_card(path: Path, modified_ns: int) -> Card:
+    return read_card(path)
+
+
 @cache
 def load_card(card_id: str) -> Card:
     """The card of that id, with its configuration. Raises ``FileNotFoundError`` or ``BadCard``."""
@@ -179,7 +230,8 @@ def _card(table: _Table, path: Path) -> Card:
         name=table.need("name", str),
         repository=table.need("repository", str),
         aliases=table.texts("aliases"),
-        config=_config(table, path),
+        config=_config(path, table.need("config", str), table.get("config_section", str)),
+        quant_config=_config(path, quant_name) if (quant_name := table.get("quant_config", str)) else None,
         same_tensors_as=table.get("same_tensors_as", str),
         max_context=table.get("max_context", int),
         sources=tuple(source for source in sources if source),
@@ -211,9 +263,7 @@ def _card(table: _Table, path: Path) -> Card:
     )
 
 
-def _config(table: _Table, path: Path) -> dict[str, Any]:
-    name = table.need("config", str)
-    section = table.get("config_section", str)
+def _config(path: Path, name: str, section: str | None = None) -> dict[str, Any]:
     try:
         config = json.loads((path.parent / "configs" / name).read_text(encoding="utf-8"))
         return cast(dict[str, Any], config[section] if section else config)

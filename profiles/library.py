@@ -1,20 +1,22 @@
-"""Models by name: the built-in cards, and configurations on the user's disk."""
+"""Models by name: the built-in cards, the user's own, and configurations on the user's disk."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from profiles.cards import card_ids, load_card
+from profiles.cards import BadCard, Card, card_ids, load_card, load_user_card, user_card_ids, user_card_path
 from profiles.config_reader import read_config
 from profiles.headers.strictjson import load_json_object
 from profiles.llama_quantize import DEFAULT_TYPE
 from profiles.mixtures import UnknownMixture, base_type
 from profiles.model import ModelSpec, QualityLoss, Release
 from profiles.names import UnknownName
+from profiles.weights import gguf_in, holds_safetensors, model_from_gguf, model_from_safetensors
 
 HYPOTHETICAL = "hypothetical"
 """Publisher of a release that nobody published."""
@@ -29,18 +31,26 @@ def model_ids() -> tuple[str, ...]:
     return card_ids()
 
 
-def load_model(text_or_path: str | Path) -> ModelSpec:
-    """The model that a built-in id or alias names, or that a ``config.json`` or its folder describes.
+def built_in_id(name: str) -> str | None:
+    """Id of the built-in model that goes by this name: an id, a repository or an alias."""
+    return _card_id(name)
 
-    Spaces, underscores and case do not matter in a name, and a built-in name comes before a path of the same
-    spelling. A configuration from disk has one release: the format that it declares, published by ``local``.
+
+def load_model(text_or_path: str | Path) -> ModelSpec:
+    """The model that a built-in name or the user's card names, or that a ``config.json`` or its folder describes.
+
+    Spaces, underscores and case do not matter in a name. A built-in name comes before a user's, and both before a
+    path of the same spelling. A configuration from disk has one release: the format that it declares, published by
+    ``local``.
 
     Raises ``UnknownName`` (with the nearest names), ``ValueError`` for weight files, ``BadModelFile``,
     and what ``read_config`` raises.
     """
     text = str(text_or_path)
     if isinstance(text_or_path, str) and (card_id := _card_id(text)):
-        return _built_in(card_id)
+        return _with_shadow_told(_built_in(card_id))
+    if isinstance(text_or_path, str) and (card_id := _user_card_id(text)):
+        return _from_card(load_user_card(card_id))
     path = Path(text)
     if text.strip() and _exists(path):
         return _from_disk(path)
@@ -70,9 +80,25 @@ def _names() -> dict[str, str]:
     return names
 
 
+def _user_card_id(text: str) -> str | None:
+    """Id of the user's card that a name means. A card that cannot be read goes by its id alone."""
+    plain = _plain(text)
+    ids = user_card_ids()
+    if plain in ids:
+        return plain
+    for card_id in ids:
+        with contextlib.suppress(BadCard, OSError):
+            card = load_user_card(card_id)
+            names = (card.name, card.repository, card.repository.partition("/")[2], *card.aliases)
+            if plain and plain in map(_plain, names):
+                return card_id
+    return None
+
+
 def _nearest(text: str) -> list[str]:
-    near = difflib.get_close_matches(_plain(text[:80]), _names(), n=6, cutoff=0.5)
-    return list(dict.fromkeys(_names()[name] for name in near))[:3] or list(card_ids())
+    names = {**{card_id: card_id for card_id in user_card_ids()}, **_names()}
+    near = difflib.get_close_matches(_plain(text[:80]), names, n=6, cutoff=0.5)
+    return list(dict.fromkeys(names[name] for name in near))[:3] or list(card_ids())
 
 
 def _exists(path: Path) -> bool:
@@ -84,8 +110,21 @@ def _exists(path: Path) -> bool:
 
 @cache
 def _built_in(card_id: str) -> ModelSpec:
-    card = load_card(card_id)
-    spec = read_config(card.config, id=card.id, name=card.name, repository=card.repository)
+    return _from_card(load_card(card_id))
+
+
+def _with_shadow_told(spec: ModelSpec) -> ModelSpec:
+    """A later version may build in what the user has a card of."""
+    unused = user_card_path(spec.id)
+    if unused is None:
+        return spec
+    return replace(spec, notes=(*spec.notes, f"{unused} is not used: {spec.id} is the id of a built-in model"))
+
+
+def _from_card(card: Card) -> ModelSpec:
+    spec = read_config(
+        card.config, id=card.id, name=card.name, repository=card.repository, quant_config=card.quant_config
+    )
     unexplained = tuple(
         f"{item.what} (published {item.published_bytes:,} bytes, computed {item.computed_bytes:,})"
         for item in card.differences
@@ -124,11 +163,13 @@ def _hypothetical(quantization: str, mixture: str) -> Release:
 
 
 def _from_disk(path: Path) -> ModelSpec:
-    if path.name.endswith(_WEIGHT_SUFFIXES):
+    if path.is_dir() or path.name.endswith(_WEIGHT_SUFFIXES):
         return _from_weights(path)
-    config_path = path / "config.json" if path.is_dir() else path
-    if not config_path.is_file():
-        raise ValueError(f"{path}: no config.json in this folder")
+    return _from_config(path, path)
+
+
+def _from_config(config_path: Path, path: Path) -> ModelSpec:
+    """What a ``config.json`` describes; ``path`` is what the user named."""
     config = load_json_object(config_path, _MAX_CONFIG_BYTES, "model configuration")
     beside = config_path.parent / "hf_quant_config.json"
     quant_config = None
@@ -149,8 +190,20 @@ def _from_disk(path: Path) -> ModelSpec:
 
 
 def _from_weights(path: Path) -> ModelSpec:
-    """The seam where readers of GGUF and safetensors headers will build a model from what the files hold."""
-    raise ValueError(f"{path}: weight files cannot be read as a model yet; give the config.json beside them")
+    """What weight files hold, or a folder: of safetensors, else of one GGUF model, else of a ``config.json`` alone."""
+    is_folder = path.is_dir()
+    gguf = (None if holds_safetensors(path) else gguf_in(path)) if is_folder else path
+    if gguf is not None and gguf.name.endswith(".gguf"):
+        spec = model_from_gguf(gguf)
+        return replace(spec, id=_plain(spec.name))
+    config_path = path / "config.json" if is_folder else path.with_name("config.json")
+    if is_folder and not holds_safetensors(path):
+        if not config_path.is_file():
+            raise ValueError(f"{path}: no config.json in this folder, and no weight files")
+        return _from_config(config_path, path)
+    if not config_path.is_file():
+        raise ValueError(f"{path}: needs the config.json of the model beside the safetensors files")
+    return model_from_safetensors(path, _from_config(config_path, path))
 
 
 def find_releases(model: ModelSpec, text: str) -> tuple[Release, ...]:
@@ -191,11 +244,11 @@ def quality_of(model_id: str, release: Release) -> tuple[QualityLoss, ...]:
     Only ``release.quality`` was measured on the release's own mixture; the others carry a note that says
     on what. A model without a card has none.
     """
-    if model_id not in card_ids():
+    if model_id not in card_ids() and model_id not in user_card_ids():
         return release.quality
     own = {(loss.suite, loss.metric) for loss in release.quality}
     types = _types_of(release)
-    listed = load_card(model_id).type_quality
+    listed = (load_card if model_id in card_ids() else load_user_card)(model_id).type_quality
     of_type = (quality.loss for quality in listed if quality.quantization.upper() in types)
     return (*release.quality, *(loss for loss in of_type if (loss.suite, loss.metric) not in own))
 

@@ -130,7 +130,8 @@ def release_tensors(model: ModelSpec, release: Release) -> ReleaseTensors:
 
 
 def _evidence(release: Release, groups: tuple[TensorGroup, ...], computed: int) -> Evidence:
-    if any(group.role in _UNVERIFIED_ROLES for group in groups) and release.container == "gguf":
+    is_converted = release.container == "gguf" and release.mixture != "native"
+    if is_converted and any(group.role in _UNVERIFIED_ROLES for group in groups):
         return "assumed"
     if release.size_evidence == "exact" and release.published_bytes is not None:
         return "exact" if release.published_bytes == computed else "modelled"
@@ -142,11 +143,11 @@ def _stored(model: ModelSpec, release: Release) -> tuple[TensorGroup, ...]:
     try:
         if kind == "gguf" and value in DEFAULT_TYPE:
             return quantize(model, value)
-        if release.container == "gguf":
-            return _by_class(gguf_groups(model), release.mixture)
         with_vision = tuple(g for g in model.tensors if release.includes_vision or g.tensor_class != "vision")
         if release.mixture == "native":
             return with_vision
+        if release.container == "gguf":
+            return _by_class(gguf_groups(model), release.mixture)
         if kind == "format":
             kept = {group.name for group in with_vision}
             return tuple(group for group in uniform(model, value) if group.name in kept)

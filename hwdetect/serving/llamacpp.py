@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from formulas.units import GIB, MIB
 from hwdetect.serving.observation import Observation
-from hwdetect.serving.readings import GIB, MIB, NUMBER, Readings
+from hwdetect.serving.readings import NUMBER, Readings
 
 MARKS: Final = (
     "buffer size =",

@@ -7,8 +7,6 @@ from typing import Final
 
 from hwdetect.serving.observation import LEAST, SUMMED, Measurement, Reading, Term
 
-GIB: Final = 1 << 30
-MIB: Final = 1 << 20
 NUMBER: Final = r"(-?[0-9]{1,12}(?:\.[0-9]{1,12})?)"
 """A printed number as one group of a pattern."""
 PRINTED_DECIMALS: Final = 2

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from formulas.units import GIB
 from hwdetect.serving.observation import Engine, Observation
-from hwdetect.serving.readings import GIB, NUMBER, Readings, argument
+from hwdetect.serving.readings import NUMBER, Readings, argument
 
 MARKS: Final = (
     "ServerArgs(",

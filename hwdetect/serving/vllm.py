@@ -15,8 +15,9 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from formulas.units import GIB
 from hwdetect.serving.observation import Observation
-from hwdetect.serving.readings import GIB, NUMBER, Readings, argument
+from hwdetect.serving.readings import NUMBER, Readings, argument
 
 MARKS: Final = (
     "odel loading took",

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "memory": "weights by quantization and class, KV cache by layout and dtype",
     "detect": "this machine, every value with where it comes from",
     "launch": "write the start script of a plan",
+    "observe": "an engine's start-up log beside the prediction, kept as calibration",
     "models": "the built-in models",
     "hardware": "the accelerators and CPU memory systems that are known",
     "schema": "the JSON Schemas of what --json prints",

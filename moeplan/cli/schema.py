@@ -12,13 +12,13 @@ from moeplan.cli.parser import Parser, did_you_mean
 from moeplan.text_safe import shortened
 from planner.errors import BadRequest
 
-SCHEMAS: Final = ("plan", "inventory", "memory")
+SCHEMAS: Final = ("plan", "inventory", "memory", "observation", "calibration")
 FOLDER: Final = Path(__file__).parent.parent / "schemas"
 
 
 def register(parser: Parser) -> None:
     """Which schema, or ``--write``."""
-    parser.usage = "%(prog)s plan | inventory | memory"
+    parser.usage = "%(prog)s plan | inventory | memory | observation | calibration"
     parser.add_argument("name", metavar="NAME", nargs="?", help=", ".join(SCHEMAS))
     parser.add_argument("--write", action="store_true", help="renew the checked-in files from the types")
 
@@ -45,10 +45,18 @@ def derived(name: str) -> str:
     from pydantic import BaseModel
 
     from hwdetect.inventory import Inventory
+    from moeplan.calibration import Calibration
+    from moeplan.observing import ObservationReport
     from planner.memory_report import MemoryReport
     from planner.plan import Plan
 
-    types: dict[str, type[BaseModel]] = {"plan": Plan, "inventory": Inventory, "memory": MemoryReport}
+    types: dict[str, type[BaseModel]] = {
+        "plan": Plan,
+        "inventory": Inventory,
+        "memory": MemoryReport,
+        "observation": ObservationReport,
+        "calibration": Calibration,
+    }
     if name == "inventory":
         schema = types[name].model_json_schema()
     else:

@@ -37,8 +37,11 @@ def compute_bytes(shape: GraphShape, batch: Batch, share: Share) -> int:
 @lru_cache(maxsize=4096)
 def host_bytes(shape: GraphShape, batch: Batch, copies: int = 1, computes_experts: bool = False) -> int:
     """Bytes of the host's compute buffer beside GPUs, for ``copies`` of every input."""
-    graph = host_experts(shape, batch) if computes_experts else Graph()
-    graph.kept += host_inputs(shape, batch, copies)
+    if computes_experts:
+        return peak_bytes(host_experts(shape, batch), HOST_ALIGNMENT)
+    filled, rows = host_inputs(shape, batch)
+    graph = Graph()
+    graph.kept += [*filled * copies, *rows]
     return peak_bytes(graph, HOST_ALIGNMENT)
 
 

@@ -172,11 +172,12 @@ class Graph:
 
 
 class _Cache(NamedTuple):
-    """Numbers of the inputs of one kind of attention layer: where keys and values go, and what is seen."""
+    """Numbers of the inputs of one kind of attention layer: where keys and values go, what is seen, rotations."""
 
     keys: int
     values: int | None
     mask: int
+    rotations: tuple[int | None, ...]
 
 
 class _Inputs(NamedTuple):
@@ -185,7 +186,6 @@ class _Inputs(NamedTuple):
     hidden: int
     norm: int | None
     positions: int
-    rotations: tuple[int | None, ...]
     full: _Cache
     window: _Cache
     outputs: int | None
@@ -229,27 +229,32 @@ def micro_batch(shape: GraphShape, batch: Batch, share: Share) -> Graph:
     return graph
 
 
-def host_inputs(shape: GraphShape, batch: Batch, copies: int) -> tuple[int, ...]:
-    """Bytes of each input that llama.cpp fills in host memory, where the rows of the embedding are looked up too."""
-    row, width = F32 * batch.tokens, shape.hidden * F32 * batch.tokens
-    # The input for embeddings is there even when only token numbers come.
-    filled = [row, width, row, F32 * batch.outputs]
+def host_inputs(shape: GraphShape, batch: Batch) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Bytes of each input that llama.cpp fills in host memory beside GPUs, and of the embedding's rows found there.
+
+    First comes the input for embeddings, there even when only token numbers come, and last that of the outputs.
+    """
+    row, width, places = F32 * batch.tokens, shape.hidden * F32 * batch.tokens, INT64 * batch.tokens
+    mixed = [row, places, width] if batch.mixed_inputs else []
+    filled = [width, row, *mixed, row]
     for cells in (batch.cells, batch.window_cells):
         if cells:
-            filled += [INT64 * batch.tokens, _value_places_bytes(shape, batch), _mask_bytes(batch, cells)]
-    filled += [side * side * F32 for side in _rotation_sides(shape, batch)]
-    if batch.mixed_inputs:
-        filled += [row, width, INT64 * batch.tokens]
-    return (*filled * copies, *[width] * (1 + batch.mixed_inputs))
+            filled += [side * side * F32 for side in _rotation_sides(shape, batch)]
+            filled += [places, _value_places_bytes(shape, batch), _mask_bytes(batch, cells)]
+    return (*filled, F32 * batch.outputs), (width, width)[: 1 + batch.mixed_inputs]
 
 
 def host_experts(shape: GraphShape, batch: Batch) -> Graph:
-    """The routed experts of one layer, computed by the CPU for the GPUs."""
+    """The routed experts of one layer, computed by the CPU for a GPU that has taken its inputs by then."""
     graph = Graph()
-    norm, chosen = graph.add(shape.hidden * F32 * batch.tokens), graph.add(shape.experts * F32 * batch.tokens)
-    inner = shape.top_k * shape.expert_ffn * F32 * batch.tokens
+    filled, rows = host_inputs(shape, batch)
+    inputs = [graph.add(size) for size in (*filled, *rows)]
+    # Nothing releases the input that nothing uses, and the outputs are asked for at the end.
+    graph.use(*[number for number in inputs if number not in (0, len(filled) - 1)])
+    width, inner = shape.hidden * F32 * batch.tokens, shape.top_k * shape.expert_ffn * F32 * batch.tokens
+    norm, chosen = graph.add(width), graph.add(shape.experts * F32 * batch.tokens)
     gate, up = graph.add(inner, norm, chosen), graph.add(inner, norm, chosen)
-    graph.use(graph.add(shape.top_k * shape.hidden * F32 * batch.tokens, graph.add(inner, gate, up), chosen))
+    graph.use(graph.add(shape.top_k * width, graph.add(inner, gate, up), chosen))
     return graph
 
 
@@ -316,17 +321,15 @@ def _merge(graph: Graph, width: int, rows: int, slots: int, embeddings: int) -> 
     graph.use(rows, slots)
 
 
-def _cache_inputs(
-    place: Callable[[int], int], shape: GraphShape, batch: Batch
-) -> tuple[tuple[int | None, ...], _Cache, _Cache]:
-    """Rotations, and the inputs of full and of windowed attention layers."""
-    rotations = tuple([place(side * side * F32) if side else None for side in _rotation_sides(shape, batch)])
+def _cache_inputs(place: Callable[[int], int], shape: GraphShape, batch: Batch) -> tuple[_Cache, _Cache]:
+    """Inputs of full and of windowed attention layers; the same where there is one kind."""
     kinds = []
     for cells in [batch.cells, batch.window_cells] if batch.window_cells else [batch.cells]:
+        rotations = tuple([place(side * side * F32) if side else None for side in _rotation_sides(shape, batch)])
         values = _value_places_bytes(shape, batch)
         keys = place(INT64 * batch.tokens)
-        kinds.append(_Cache(keys, place(values) if values else None, place(_mask_bytes(batch, cells))))
-    return rotations, kinds[0], kinds[-1]
+        kinds.append(_Cache(keys, place(values) if values else None, place(_mask_bytes(batch, cells)), rotations))
+    return kinds[0], kinds[-1]
 
 
 def _swiglu(graph: Graph, norm: int, tokens: int, ffn: int, hidden: int) -> int:
@@ -403,7 +406,7 @@ def _grouped_attention(
 ) -> int:
     row, cache = F32 * batch.tokens, inputs.window if windowed else inputs.full
     keys_bytes, values_bytes = shape.kv_heads * shape.head * row, shape.kv_heads * shape.v_head * row
-    key_rotation, value_rotation = inputs.rotations
+    key_rotation, value_rotation = cache.rotations
 
     def project(size: int, rotary: bool, rotation: int | None) -> int:
         made = graph.add(size, norm)

@@ -1,7 +1,9 @@
 """SGLang: as vLLM on equal GPUs, but the static pool is a fraction of memory and activation lies outside it.
 
 Data parallelism without attention data parallelism starts whole engines side by side, on one node only (SGLang
-``srt/server_args.py`` check_server_args). KV = memory free after loading - capacity x (1 - mem_fraction_static); the default fraction follows a published rule.
+``srt/server_args.py`` check_server_args).
+
+KV = memory free after loading - capacity x (1 - mem_fraction_static); the default fraction follows a published rule.
 """
 
 from __future__ import annotations

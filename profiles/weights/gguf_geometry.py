@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Final, Literal, NamedTuple
 
 from profiles.families.fields import MAX_EXPERTS, MAX_HEADS, MAX_LAYERS, BadConfig, UnknownFamily, shown
-from profiles.model import KvGroup, ModelSpec, Moe, TensorGroup
+from profiles.model import KvGroup, ModelSpec, Moe, Role
 from profiles.weights.gguf_metadata import Hyperparameters
 from profiles.weights.gguf_names import GroupedTensors
 
@@ -35,6 +35,9 @@ _CHUNK: Final = 8192
 """Tokens of a chunk in Llama 4, which llama.cpp takes as given."""
 _WINDOW_PERIOD: Final = {"gpt-oss": 2, "llama4": 4}
 """Every so many layers one sees the whole context, where the header does not say which."""
+_NAMES: Final[dict[Role, str]] = {
+    "k": "attn_k", "v": "attn_v", "kv_a": "attn_kv_a_mqa", "kv_b": "attn_kv_b", "k_b": "attn_k_b", "v_b": "attn_v_b",
+}  # fmt: skip
 
 
 class Heads(NamedTuple):
@@ -90,11 +93,10 @@ def read_geometry(
     """The model without names and releases. Raises ``BadConfig`` where the header and its tensors disagree."""
     vocab, hidden = _embedding(tensors, keys)
     _refuse_missing_layers(tensors, layers.decoder)
-    heads = _heads(keys, layers.decoder, hidden)
+    is_latent = attention in ("latent", "kimi_delta")
+    heads = _latent_heads(keys, layers.decoder) if is_latent else _heads(keys, layers.decoder, hidden)
     caches = tuple(_caches(keys, architecture, attention, layers, heads, tensors))
     dense = tensors.matrices("dense_down")
-    if attention in ("latent", "kimi_delta") and caches[0].layout == "mla":
-        heads = _latent_heads(keys)
     return ModelSpec(
         id="",
         name="",
@@ -144,12 +146,16 @@ def _heads(keys: Hyperparameters, layers: int, hidden: int) -> Heads:
     return Heads(queries, key, keys.integer("attention.value_length", default))
 
 
-def _latent_heads(keys: Hyperparameters) -> Heads:
-    key, rope = keys.integer("attention.key_length_mla"), keys.integer("rope.dimension_count")
-    queries = keys.per_layer("attention.head_count", 1, high=MAX_HEADS)[0]
+def _latent_heads(keys: Hyperparameters, layers: int) -> Heads:
+    """Heads of latent attention. In the oldest conversions the plain widths mean what ``_mla`` ones mean since."""
+    suffix = "_mla" if keys.has("attention.key_length_mla") else ""
+    key, rope = keys.integer(f"attention.key_length{suffix}"), keys.integer("rope.dimension_count")
     if key <= rope:
-        raise BadConfig(f"attention.key_length_mla {key} must exceed rope.dimension_count {rope}")
-    return Heads(queries, key, keys.integer("attention.value_length_mla"), key - rope)
+        raise BadConfig(f"attention.key_length{suffix} {key} must exceed rope.dimension_count {rope}")
+    queries = max(keys.per_layer("attention.head_count", layers, high=MAX_HEADS))
+    if queries < 1:
+        raise BadConfig("attention.head_count must be at least 1")
+    return Heads(queries, key, keys.integer(f"attention.value_length{suffix}"), key - rope)
 
 
 def _caches(
@@ -157,31 +163,32 @@ def _caches(
     tensors: GroupedTensors,
 ) -> list[KvGroup]:  # fmt: skip
     full = tuple(layer for layer in range(layers.decoder) if layer not in layers.linear)
-    # The oldest conversions of DeepSeek state no sizes of latent heads: llama.cpp then caches them expanded.
-    if attention in ("latent", "kimi_delta") and keys.has("attention.key_length_mla"):
-        caches = _latent_caches(keys, full, tensors)
-    elif architecture in ("deepseek2", *(name for name, kind in ARCHITECTURES.items() if kind != "latent")):
-        caches = _head_caches(keys, architecture, heads, full, layers.decoder, tensors)
+    if attention == "kimi_delta" or (attention == "latent" and keys.has("attention.key_length_mla")):
+        caches = _latent_caches(keys, full, heads, tensors)
+    elif attention == "latent":
+        if architecture != "deepseek2":
+            raise BadConfig(f"{architecture}.attention.key_length_mla is missing")
+        caches = _expanded_caches(keys, full, heads, tensors)
     else:
-        raise BadConfig(f"{architecture}.attention.key_length_mla is missing")
+        caches = _head_caches(keys, _windows(keys, architecture, layers.decoder), heads, full, tensors)
     if layers.linear:
         state_bytes = _kimi_state(keys, heads) if attention == "kimi_delta" else _gated_state(keys)
         caches.append(KvGroup("linear", tuple(sorted(layers.linear)), state_bytes=state_bytes))
     return caches
 
 
-def _latent_caches(keys: Hyperparameters, layers: tuple[int, ...], tensors: GroupedTensors) -> list[KvGroup]:
+def _latent_caches(
+    keys: Hyperparameters, layers: tuple[int, ...], heads: Heads, tensors: GroupedTensors
+) -> list[KvGroup]:
     rank, rope = keys.integer("attention.kv_lora_rank"), keys.integer("rope.dimension_count")
-    _check_rows(tensors.matrices("kv_a"), rank + rope, "attention.kv_lora_rank plus rope.dimension_count")
-    if tensors.layers_of("kv_a") != layers:
-        raise BadConfig("some layers of latent attention lack attn_kv_a_mqa")
-    indexed: tuple[int, ...] = ()
-    width = 0
-    if keys.has("attention.indexer.key_length"):
-        width, indexed = keys.integer("attention.indexer.key_length"), tensors.layers_of("indexer_k")
-        if keys.has("attention.indexer.types"):
-            types = keys.per_layer("attention.indexer.types", layers[-1] + 1, high=1)
-            indexed = tuple(layer for layer in layers if types[layer])
+    _check(tensors, "kv_a", layers, (rank + rope,), "attention.kv_lora_rank plus rope.dimension_count")
+    _check(tensors, "k_b", layers, (heads.queries, rank, heads.nope), "the geometry of its latent attention")
+    _check(tensors, "v_b", layers, (heads.queries, heads.value, rank), "the geometry of its latent attention")
+    width = keys.integer("attention.indexer.key_length", 0, low=0)
+    indexed = frozenset(tensors.layers_of("indexer_k") if width else ())
+    if width and keys.has("attention.indexer.types"):
+        types = keys.per_layer("attention.indexer.types", layers[-1] + 1, high=1)
+        indexed = frozenset(layer for layer in layers if types[layer])
     parts = groupby(sorted(layers, key=lambda layer: layer not in indexed), key=lambda layer: layer in indexed)
     return [
         KvGroup("mla", tuple(found), kv_lora_rank=rank, rope_dim=rope, index_head_dim=width if has_indexer else 0)
@@ -189,17 +196,22 @@ def _latent_caches(keys: Hyperparameters, layers: tuple[int, ...], tensors: Grou
     ]
 
 
+def _expanded_caches(
+    keys: Hyperparameters, layers: tuple[int, ...], heads: Heads, tensors: GroupedTensors
+) -> list[KvGroup]:
+    """Conversions from before llama.cpp cached the latent itself: every head has its own key and value."""
+    rank = keys.integer("attention.kv_lora_rank")
+    _check(tensors, "kv_b", layers, (heads.queries * (heads.nope + heads.value), rank), "the geometry of its heads")
+    return [KvGroup("mha", layers, heads.queries, heads.key, heads.value)]
+
+
 def _head_caches(
-    keys: Hyperparameters, architecture: str, heads: Heads, layers: tuple[int, ...], count: int,
-    tensors: GroupedTensors,
-) -> list[KvGroup]:  # fmt: skip
+    keys: Hyperparameters, windows: list[int | None], heads: Heads, layers: tuple[int, ...], tensors: GroupedTensors
+) -> list[KvGroup]:
+    count = len(windows)
     queries = keys.per_layer("attention.head_count", count, high=MAX_HEADS)
-    stated = (
-        keys.per_layer("attention.head_count_kv", count, high=MAX_HEADS)
-        if keys.has("attention.head_count_kv")
-        else queries
-    )
-    windows = _windows(keys, architecture, count)
+    has_kv = keys.has("attention.head_count_kv")
+    stated = keys.per_layer("attention.head_count_kv", count, high=MAX_HEADS) if has_kv else queries
     by_kind: dict[tuple[int, int | None], list[int]] = {}
     for layer in layers:
         if not stated[layer] or queries[layer] % stated[layer]:
@@ -207,15 +219,11 @@ def _head_caches(
                 f"attention.head_count {queries[layer]} must be divisible by attention.head_count_kv {stated[layer]}"
             )
         by_kind.setdefault((stated[layer], windows[layer]), []).append(layer)
-    for group in tensors.matrices("k"):
-        _check_rows([group], stated[group.layers[0]] * heads.key, "attention.head_count_kv times key_length")
-    for group in tensors.matrices("v"):
-        _check_rows([group], stated[group.layers[0]] * heads.value, "attention.head_count_kv times value_length")
-    _check_rows(
-        [group for group in tensors.matrices("kv_b") if "rope" not in group.name],
-        heads.queries * (heads.key - keys.integer("rope.dimension_count", 0, low=0) + heads.value),
-        "head_count times the widths of a key without rope and of a value",
-    )
+    fused = {layer for group in tensors.matrices("q") if "qkv" in group.name for layer in group.layers}
+    for (kv, _), found in by_kind.items():
+        apart = tuple(layer for layer in found if layer not in fused)
+        _check(tensors, "k", apart, (kv * heads.key,), "attention.head_count_kv times key_length")
+        _check(tensors, "v", apart, (kv * heads.value,), "attention.head_count_kv times value_length")
     return [
         KvGroup(_layout(kv, heads.queries), tuple(found), kv, heads.key, heads.value, window=window)
         for (kv, window), found in by_kind.items()
@@ -233,14 +241,16 @@ def _windows(keys: Hyperparameters, architecture: str, layers: int) -> list[int 
     period = _WINDOW_PERIOD.get(architecture)
     if period is None:
         return [None] * layers
-    window = keys.integer("attention.sliding_window", low=0) if architecture != "llama4" else _CHUNK
-    if architecture == "llama4" and keys.integer("attention.sliding_window", _CHUNK, low=0) == 0:
+    window = keys.integer("attention.sliding_window", _CHUNK if architecture == "llama4" else None, low=0)
+    if architecture == "llama4" and window:
+        window = _CHUNK  # whatever the header states
+    if not window:
         return [None] * layers
-    pattern = keys.per_layer("attention.sliding_window_pattern", layers, period, high=MAX_LAYERS)
-    if len(set(pattern)) == 1 and pattern[0] > 1:
-        period = pattern[0]
-        return [window if layer % period < period - 1 else None for layer in range(layers)]
-    return [window if is_windowed else None for is_windowed in pattern]
+    if keys.is_array("attention.sliding_window_pattern"):
+        flags = keys.per_layer("attention.sliding_window_pattern", layers, high=1)
+        return [window if is_windowed else None for is_windowed in flags]
+    period = keys.integer("attention.sliding_window_pattern", period, low=0)
+    return [window if not period or layer % period < period - 1 else None for layer in range(layers)]
 
 
 def _kimi_state(keys: Hyperparameters, heads: Heads) -> int:
@@ -260,7 +270,7 @@ def _moe(keys: Hyperparameters, tensors: GroupedTensors) -> Moe | None:
     down = tensors.matrices("expert_down")
     if not down:
         if any(".ffn_down." in name for name in tensors.unknown):
-            raise UnknownFamily("its experts are stored one by one, as llama.cpp no longer loads them")
+            raise UnknownFamily("a GGUF file with one tensor per expert is not read: llama.cpp no longer loads those")
         return None
     experts = keys.integer("expert_count", high=MAX_EXPERTS)
     top_k = keys.integer("expert_used_count", high=MAX_EXPERTS)
@@ -273,7 +283,12 @@ def _moe(keys: Hyperparameters, tensors: GroupedTensors) -> Moe | None:
     return Moe(experts, top_k, max(group.shape[-1] for group in down), shared, tensors.layers_of("expert_down"))
 
 
-def _check_rows(groups: list[TensorGroup], rows: int, what: str) -> None:
-    for group in groups:
-        if len(group.shape) != 2 or group.shape[0] != rows:
-            raise BadConfig(f"{group.name} has shape {list(group.shape)}, but {what} is {rows}")
+def _check(tensors: GroupedTensors, role: Role, layers: tuple[int, ...], shape: tuple[int, ...], what: str) -> None:
+    """That every one of ``layers`` has a tensor of ``role`` whose shape begins with ``shape``."""
+    shapes = {layer: group for group in tensors.matrices(role) for layer in group.layers}
+    for layer in layers:
+        group = shapes.get(layer)
+        if group is None:
+            raise BadConfig(f"layer {layer} has no {_NAMES[role]} tensor, as llama.cpp needs one here")
+        if group.shape[: len(shape)] != shape:
+            raise BadConfig(f"{group.name} has shape {list(group.shape)}, but {what} is {list(shape)}")

@@ -27,6 +27,10 @@ class Hyperparameters:
         """Whether the header has the key."""
         return self._fields.has(self._prefix + key)
 
+    def is_array(self, key: str) -> bool:
+        """Whether the header writes the key as an array."""
+        return isinstance(self._fields.raw(self._prefix + key), tuple)
+
     def integer(self, key: str, default: int | None = None, *, low: int = 1, high: int = MAX_WIDTH) -> int:
         """A whole number, ``default`` when it is absent."""
         return self._fields.integer(self._prefix + key, default, low=low, high=high)

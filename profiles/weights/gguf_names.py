@@ -75,13 +75,18 @@ def _layer_parts() -> dict[str, _Part]:
     parts |= {f"{name}.bias": _Part("attention_bias", "attention") for name in attention}
     parts |= {f"{name}.{kind}": _Part("norm", "norms") for name in norms for kind in ("weight", "bias")}
     parts |= {name: _Part("linear_state", "attention") for name in ("ssm_a", "ssm_dt.bias")}
-    for name in ("gate", "up", "down"):
-        parts[f"ffn_{name}.weight"] = _Part(f"dense_{name}", "dense_ffn")
-        parts[f"ffn_{name}.bias"] = _Part("ffn_bias", "dense_ffn")
-        parts[f"ffn_{name}_shexp.weight"] = _Part(f"shared_{name}", "shared_experts")
-        parts[f"ffn_{name}_shexp.bias"] = _Part("ffn_bias", "shared_experts")
-        parts[f"ffn_{name}_exps.weight"] = _Part(f"expert_{name}", "routed_experts")
-        parts[f"ffn_{name}_exps.bias"] = _Part("expert_bias", "routed_experts")
+    matrices: dict[str, tuple[Role, Role, Role]] = {
+        "ffn_gate": ("dense_gate", "shared_gate", "expert_gate"),
+        "ffn_up": ("dense_up", "shared_up", "expert_up"),
+        "ffn_down": ("dense_down", "shared_down", "expert_down"),
+    }
+    for name, (dense, shared, expert) in matrices.items():
+        parts[f"{name}.weight"] = _Part(dense, "dense_ffn")
+        parts[f"{name}.bias"] = _Part("ffn_bias", "dense_ffn")
+        parts[f"{name}_shexp.weight"] = _Part(shared, "shared_experts")
+        parts[f"{name}_shexp.bias"] = _Part("ffn_bias", "shared_experts")
+        parts[f"{name}_exps.weight"] = _Part(expert, "routed_experts")
+        parts[f"{name}_exps.bias"] = _Part("expert_bias", "routed_experts")
     parts |= {
         "ffn_gate_up_exps.weight": _Part("expert_gate", "routed_experts"),
         "ffn_gate_up_exps.bias": _Part("expert_bias", "routed_experts"),
@@ -134,7 +139,9 @@ class GroupedTensors(NamedTuple):
         ]
 
 
-def group_tensors(tensors: Iterable[TensorInfo], layers: int, mtp_layers: int, linear: frozenset[int]) -> GroupedTensors:
+def group_tensors(
+    tensors: Iterable[TensorInfo], layers: int, mtp_layers: int, linear: frozenset[int]
+) -> GroupedTensors:
     """Groups of equal name pattern, shape and type. ``layers`` counts without ``mtp_layers``, which come after them.
 
     ``linear`` are the layers of linear attention. Raises ``BadConfig`` for a tensor of a layer beyond the last and for

@@ -62,7 +62,19 @@ SENSIBLE: dict[str, tuple[str | int | float | bool, ...]] = {
     "enforce_eager": (True, False),
 }
 MODELS = ("kimi-k2.5", "K2.5", "deepseek-r1", "qwen3-235b-a22b", "llama-3.1-70b", "gpt-2", "")
-GPUS = ("8xH200", "8xH100", "2xrtx-4090", "8xA100-80", "8xMI300X", "m3-ultra", "none", "V100", "8xgaudi2", "4xL40S", "x")
+GPUS = (
+    "8xH200",
+    "8xH100",
+    "2xrtx-4090",
+    "8xA100-80",
+    "8xMI300X",
+    "m3-ultra",
+    "none",
+    "V100",
+    "8xgaudi2",
+    "4xL40S",
+    "x",
+)
 CALLS: dict[str, Callable[..., Any]] = {"plan": plan, "estimate": estimate, "memory": memory}
 
 
@@ -77,7 +89,11 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
     given: dict[str, Any] = {
         name: draw(st.one_of(*[st.sampled_from(SENSIBLE[name])] * 4, st.text(max_size=12))) for name in names
     }
-    given["gpu"] = draw(st.one_of(*[st.sampled_from(GPUS)] * 6, st.lists(st.sampled_from(GPUS), max_size=2, min_size=1), st.text(max_size=8)))
+    given["gpu"] = draw(
+        st.one_of(
+            *[st.sampled_from(GPUS)] * 6, st.lists(st.sampled_from(GPUS), max_size=2, min_size=1), st.text(max_size=8)
+        )
+    )
     return given
 
 
@@ -131,18 +147,19 @@ def test_one_odd_value_at_a_time(engine: str, option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"[]", b"\xff", b"not json", b'{"schema": "moeplan.inventory/1", "nodes": []}', b"[" * 100_000]
+    "content",
+    [b"", b"{}", b"[]", b"\xff", b"not json", b'{"schema": "moeplan.inventory/1", "nodes": []}', b"[" * 100_000],
 )
 def test_an_inventory_that_is_none(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "inventory.json"
     path.write_bytes(content)
-    with pytest.raises(BadRequest, match="^--inventory "):
+    with pytest.raises(BadRequest, match=r"^--inventory "):
         plan("kimi-k2.5", inventory=str(path))
 
 
 @pytest.mark.parametrize("path", ["", "/", "missing.json", "a\0b", "x" * 5000])
 def test_an_inventory_that_is_not_there(path: str) -> None:
-    with pytest.raises(BadRequest, match="^--inventory"):
+    with pytest.raises(BadRequest, match=r"^--inventory"):
         plan("kimi-k2.5", inventory=path)
 
 

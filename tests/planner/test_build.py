@@ -156,7 +156,8 @@ def test_a_plan_considers_what_somebody_published() -> None:
 
 
 def test_a_quantization_of_mlx_is_not_planned() -> None:
-    assert request_of(gpu="m3-ultra", quant="mlx").releases == ()
+    with pytest.raises(BadRequest, match=r"--quant: no engine here loads mlx files of kimi-k2\.5"):
+        request_of(gpu="m3-ultra", quant="mlx")
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "ktransformers", None])

@@ -129,6 +129,7 @@ def test_models_without_mla_are_not_compared_with_it() -> None:
         ({"sequences": "0"}, "--sequences: '0' is not a whole number"),
         ({"engine": "ollama"}, "--engine: 'ollama' is not allowed"),
         ({"quant": "q9"}, "--quant: unknown quantization 'q9'"),
+        ({"quant": "mlx"}, "--quant: 'mlx' is in a container that is not read"),
         ({"kv_dtype": "int3"}, "--kv-dtype: 'int3' is not a KV dtype"),
     ],
 )

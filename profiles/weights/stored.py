@@ -1,0 +1,153 @@
+"""What a checkpoint's headers hold, by module: the parts in which each matrix is stored, experts counted together.
+
+A quantized matrix is several tensors (packed values, scales, a shape, zero points); here they are one module named
+after the matrix. The 70,000 modules of a large mixture of experts become some thousands of names, since the experts
+of a layer differ in nothing but their index.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from math import prod
+from operator import itemgetter
+from typing import Final, NamedTuple
+
+from formulas.storage import FORMATS, storage_format, tensor_bytes
+from profiles.headers.safetensors_header import DTYPE_BITS
+from profiles.headers.tensorinfo import TensorInfo
+
+EXPERT: Final = "#"
+"""Stands for the index of an expert in a collapsed name. No published name has it."""
+PLAIN: Final = {"BF16": "bf16", "F16": "f16", "F32": "f32", "I64": "int64"}
+"""Storage formats of what is not quantized, by safetensors dtype."""
+
+_EXPERT_INDEX: Final = re.compile(r"(?<=\.experts\.)[0-9]+(?=\.)")
+_MODULE_PARTS: Final = frozenset(
+    (
+        "weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx", "weight_scale_inv",
+        "weight_scale_2", "weight_global_scale", "input_global_scale", "input_scale",
+        "qweight", "qzeros", "scales", "g_idx",
+    )
+)  # fmt: skip
+"""Last components of names beside ``weight``: compressed-tensors, DeepSeek, modelopt, AWQ and GPTQ."""
+_FUSED_PARTS: Final = ("_blocks", "_scales", "_packed", "_scale_inv", "_scale", "_shape")
+"""Ends of the names of fused experts, which have no module of their own: gpt-oss and compressed-tensors."""
+_RAW: Final = {8: "I8", 16: "I16", 32: "I32", 64: "I64"}
+_GROUPS: Final = (16, 32, 64, 128, 256, 512, 1024)
+_QUANTIZED: Final[dict[str, tuple[str, ...]]] = {
+    "I32": (
+        *(f"int4_g{group}" for group in _GROUPS),
+        "int4_channel",
+        *(f"{method}_g{group}" for method in ("awq", "gptq") for group in _GROUPS),
+    ),
+    "I8": tuple(name for name in FORMATS if name.startswith("int8")),
+    "F8_E4M3": tuple(name for name in FORMATS if name.startswith("fp8")),
+    "U8": ("nvfp4", "nvfp4_a16", "mxfp4", "mxfp8"),
+}
+
+
+class Part(NamedTuple):
+    """One tensor of a module, as its header describes it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+class Module(NamedTuple):
+    """The parts of one matrix or vector by the end of their names (empty for the tensor itself), ``copies`` times."""
+
+    parts: dict[str, Part]
+    copies: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all its parts."""
+        return sum(part.nbytes for part in self.parts.values()) * self.copies
+
+    @property
+    def tensors(self) -> int:
+        """Tensors in the files."""
+        return len(self.parts) * self.copies
+
+    @property
+    def main(self) -> Part:
+        """The part with the values: the largest."""
+        return max(self.parts.values(), key=lambda part: part.nbytes)
+
+    @property
+    def plain_format(self) -> str | None:
+        """The storage format of a tensor that is not quantized, None for the others."""
+        return PLAIN.get(self.main.dtype) if len(self.parts) == 1 else None
+
+    def fits(self, format_name: str) -> bool:
+        """Whether values of this storage format have the dtype found here."""
+        if format_name in PLAIN.values():
+            return self.plain_format == format_name
+        dtype = {"F8_E5M2": "F8_E4M3", "F4": "U8"}.get(self.main.dtype, self.main.dtype)
+        known = _QUANTIZED.get(dtype, ())
+        return format_name in known or (dtype == "I32" and format_name.startswith(("int4_", "awq_", "gptq_")))
+
+    def format_for(self, shapes: Iterable[tuple[tuple[int, ...], int]]) -> str | None:
+        """The storage format in which matrices of ``shapes``, each so many times, take exactly these bytes."""
+        shapes = tuple(shapes)
+        candidates = [name for names in _QUANTIZED.values() for name in names if self.fits(name)]
+        if "qweight" in self.parts:
+            method = "gptq" if "g_idx" in self.parts else "awq"
+            candidates = [name for name in candidates if name.startswith(method)]
+        for name in candidates:
+            storage = storage_format(name)
+            if sum(tensor_bytes(storage, shape) * count for shape, count in shapes) == self.bytes:
+                return name
+        return None
+
+
+def collapsed_names(names: Sequence[str], *, collapse: bool) -> Sequence[str]:
+    """The names with the index of each expert replaced."""
+    return _EXPERT_INDEX.sub(EXPERT, "\n".join(names)).split("\n") if collapse and names else names
+
+
+def modules(tensors: Sequence[TensorInfo], *, collapse: bool) -> dict[str, Module] | None:
+    """The modules by name. Without ``collapse`` every expert is its own; with it None when experts differ."""
+    names = collapsed_names([tensor.name for tensor in tensors], collapse=collapse)
+    # One pass per column: the loop below then sees only what is distinct.
+    rows = Counter(zip(names, *(map(itemgetter(column), tensors) for column in (1, 2, 3)), strict=True))
+    parts: dict[str, dict[str, Part]] = {}
+    counts: dict[str, int] = {}
+    for (name, dtype, shape, nbytes), count in rows.items():
+        if not nbytes:
+            continue
+        module, end = split_part(name)
+        of_module = parts.setdefault(module, {})
+        if end in of_module or counts.setdefault(module, count) != count:
+            return None
+        of_module[end] = Part(dtype, shape, nbytes)
+    return {module: Module(found, counts[module]) for module, found in parts.items()}
+
+
+def split_part(name: str) -> tuple[str, str]:
+    """The module a tensor belongs to and which part of it it is.
+
+    >>> split_part("model.layers.1.mlp.experts.#.up_proj.weight_scale")
+    ('model.layers.1.mlp.experts.#.up_proj.weight', 'weight_scale')
+    >>> split_part("model.layers.0.mlp.experts.gate_up_proj_blocks")
+    ('model.layers.0.mlp.experts.gate_up_proj', '_blocks')
+    """
+    head, dot, last = name.rpartition(".")
+    if dot and last in _MODULE_PARTS:
+        return f"{head}.weight", last
+    for end in _FUSED_PARTS:
+        if last.endswith(end):
+            return name.removesuffix(end), end
+    return name, ""
+
+
+def raw_part(part: Part) -> tuple[tuple[int, ...], str]:
+    """Shape and storage format that give a part its bytes, whatever it means."""
+    bits = DTYPE_BITS[part.dtype]
+    format_name = PLAIN.get(part.dtype) or _RAW.get(bits)
+    if format_name is None or prod(part.shape) * bits != part.nbytes * 8:
+        return (part.nbytes,), "I8"
+    return part.shape or (1,), format_name
