@@ -101,13 +101,16 @@ def place_of(choice: str, machine: str) -> Path | None:
     return data_folder() / "calibrations" / f"{machine}.json" if choice == AUTO else Path(choice)
 
 
-def store(path: Path, startup: Startup, *, machine: str, description: str, generated_by: str) -> None:
+def store(
+    path: Path, startup: Startup, *, machine: str, description: str, generated_by: str, make_folder: bool = False
+) -> None:
     """Add a start-up to a calibration; the same log with the same settings replaces what was stored of it.
 
     Raises ``BadRequest`` where the file is no calibration, is another machine's, or cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
             found = _read(path)
             if found is not None and found.fingerprint != machine:

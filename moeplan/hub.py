@@ -12,17 +12,19 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final, cast
 
 from moeplan.hub_gguf import GgufSet, choose, gguf_sets
 from moeplan.text_safe import shortened
 from planner.errors import BadRequest
+from profiles.config_reader import UnknownFamily
 from profiles.headers.errors import BadModelFile, quoted
-from profiles.headers.safetensors import MAX_INDEX_BYTES, read_safetensors
+from profiles.headers.safetensors import MAX_INDEX_BYTES
 from profiles.headers.strictjson import load_json_object
 from profiles.library import load_model, model_ids
 from profiles.model import ModelSpec
+from profiles.weights.projector import is_projector_name
 
 if TYPE_CHECKING:
     from moeplan.hub_client import Hub, Repository
@@ -53,14 +55,6 @@ class HubModel:
     source: str
     config: bytes | None = None
     quant_config: bytes | None = None
-
-
-class _Size(NamedTuple):
-    """Bytes of the tensor data where they are known, and how."""
-
-    tensor_bytes: int | None
-    source: str
-    note: str
 
 
 def is_hub_id(text: str) -> bool:
@@ -113,6 +107,8 @@ def _scratch(repository: Repository) -> Iterator[Path]:
             yield folder
         except BadModelFile as bad:
             raise BadModelFile(f"{repository.id}/{Path(bad.file).name}", bad.problem) from None
+        except UnknownFamily as error:
+            raise type(error)(str(error).replace(str(folder), repository.id)) from None
 
 
 class _Visit:
@@ -122,81 +118,67 @@ class _Visit:
         self._hub, self._repository, self._folder = hub, repository, folder
 
     def checkpoint(self, quantization: str | None) -> HubModel:
-        """The model of ``config.json``, with the size that the index or else the headers state."""
+        """The model of ``config.json``, with what the index or else the headers of the weight files hold."""
         if CONFIG not in self._repository.files:
             raise BadRequest(f"{self._repository.id} has no {CONFIG} and no GGUF files; one of them is needed")
         config = self._copied(CONFIG, MAX_CONFIG_BYTES)
         has_quant_config = QUANT_CONFIG in self._repository.files
         quant_config = self._copied(QUANT_CONFIG, MAX_CONFIG_BYTES) if has_quant_config else None
-        spec = load_model(config)
+        spec, settled_by, path = self._settled()
         if quantization is not None and quantization.casefold() != spec.native_quantization.casefold():
             raise BadRequest(
                 f"{self._repository.id} has no GGUF files, only {spec.native_quantization}: leave out"
                 f" {shortened(':' + quantization)}"
             )
-        computed_bytes = sum(group.bytes for group in spec.tensors)
-        size = self._size(computed_bytes)
-        (declared,) = spec.releases
-        release = replace(
-            declared,
-            published_bytes=size.tensor_bytes,
-            size_evidence="computed" if size.tensor_bytes is None else "exact",
-            # Tensors that the configuration does not explain: its list is scaled to what is really there.
-            mixture_known=size.tensor_bytes in (None, computed_bytes),
-            source=size.source,
-            note=size.note,
-        )
-        source = self._repository.address(CONFIG)
+        source = self._repository.address(path)
+        releases = tuple(replace(release, source=source, note=settled_by) for release in spec.releases)
         return HubModel(
-            spec=self._named(replace(spec, releases=(release,)), source, size.note),
+            spec=self._named(replace(spec, releases=releases), source, settled_by),
             repository=self._repository,
-            source=source,
+            source=self._repository.address(CONFIG),
             config=config.read_bytes(),
             quant_config=quant_config.read_bytes() if quant_config is not None else None,
         )
 
     def gguf(self, chosen: GgufSet) -> HubModel:
-        """The model that the headers of GGUF files describe."""
-        first = self._weights(chosen.paths)[0]
+        """The model that the headers of GGUF files describe, with the vision projector beside them."""
+        folders = {PurePosixPath(chosen.paths[0]).parent, PurePosixPath()}
+        projectors = (
+            path
+            for path in self._repository.files
+            if PurePosixPath(path).parent in folders and is_projector_name(PurePosixPath(path).name)
+        )
+        first = self._weights((*chosen.paths, *projectors))[0]
         source = self._repository.address(chosen.paths[0])
         spec = load_model(first)
         releases = tuple(replace(release, quantization=chosen.quantization, source=source) for release in spec.releases)
-        note = f"{len(chosen.paths)} GGUF headers were read, no weights"
+        note = f"the headers of {len(chosen.paths)} GGUF files were read"
         return HubModel(self._named(replace(spec, releases=releases), source, note), self._repository, source)
 
-    def _size(self, computed_bytes: int) -> _Size:
+    def _settled(self) -> tuple[ModelSpec, str, str]:
+        """The model, what settled its size, and the path that says so.
+
+        The index does where its total is what the configuration implies. Headers are read only where it is not.
+        """
         files = self._repository.files
         if INDEX in files:
             index = self._copied(INDEX, MAX_INDEX_BYTES)
-            stated_bytes = read_safetensors(index).total_bytes
-            if stated_bytes == computed_bytes:
-                source = f"{self._repository.address(INDEX)} (total_size)"
-                return _Size(stated_bytes, source, f"{CONFIG} and total_size of {INDEX} agree to the byte")
-            # It has just been read strictly.
+            spec = load_model(index)
+            if spec.releases[0].published_bytes == sum(group.bytes for group in spec.tensors):
+                return spec, f"{CONFIG} and total_size of {INDEX} agree to the byte", INDEX
+            # The reader of the model has just checked its form.
             weight_map = cast("dict[str, str]", load_json_object(index, MAX_INDEX_BYTES, "index")["weight_map"])
-            paths = tuple(sorted(set(weight_map.values())))
-            main = INDEX
+            paths, main = tuple(sorted(set(weight_map.values()))), INDEX
         elif SINGLE_FILE in files:
             paths, main = (SINGLE_FILE,), SINGLE_FILE
         else:
-            return _Size(None, self._repository.address(CONFIG), f"no {INDEX}: the size is computed from {CONFIG}")
+            spec = load_model(self._folder / CONFIG)
+            return spec, f"computed from {CONFIG}: there is no {INDEX} and no {SINGLE_FILE}", CONFIG
         if missing := [path for path in paths if path not in files]:
-            where = "the cache" if self._repository.snapshot else "the repository"
-            return _Size(
-                None,
-                self._repository.address(CONFIG),
-                f"the size is computed from {CONFIG}: {where} lacks {len(missing)} weight files, such as"
-                f" {quoted(missing[0])}",
-            )
-        folder = self._weights(paths)[0].parent
-        tensor_bytes = cast(int, read_safetensors(folder / main).total_bytes)
-        headers = f"the headers of {len(paths)} weight files"
-        agreement = (
-            f"{CONFIG} and {headers} agree to the byte"
-            if tensor_bytes == computed_bytes
-            else f"{CONFIG} describes {computed_bytes:,} bytes of tensors, {headers} {tensor_bytes:,}"
-        )
-        return _Size(tensor_bytes, f"{self._repository.address(paths[0])} ({headers})", agreement)
+            where = "cache" if self._repository.snapshot else "repository"
+            return spec, f"the {where} lacks {len(missing)} of the weight files, such as {quoted(missing[0])}", INDEX
+        spec = load_model(self._weights(paths)[0].parent / main)
+        return spec, f"the headers of {len(paths)} weight files were read", paths[0]
 
     def _named(self, spec: ModelSpec, source: str, note: str) -> ModelSpec:
         """``spec`` under the repository's name; what is built in keeps its id to itself."""

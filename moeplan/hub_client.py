@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]
 # The client is built on httpx or on its successor, by version; its errors derive from that library's.
 _TRANSPORT_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_REPOSITORY_ID = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?", re.ASCII)
+_REPOSITORY_ID = re.compile(r"\w[\w.-]{0,95}(?:/\w[\w.-]{0,95})?", re.ASCII)
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,18})")
 _T = TypeVar("_T")
 _TICK_S = 0.2
@@ -180,9 +180,12 @@ class Hub:
         except HfHubHTTPError as error:
             raise refusal(error.response.status_code, error.response.headers, repo_id, self.endpoint) from None
         except LocalEntryNotFoundError as error:
-            if isinstance(error.__cause__, OfflineModeIsEnabled):
+            cause = error.__cause__
+            if isinstance(cause, OfflineModeIsEnabled):
                 raise self._offline(repo_id) from None
-            raise unreachable(self.endpoint, error.__cause__ or error) from None
+            if isinstance(cause, HfHubHTTPError):
+                raise refusal(cause.response.status_code, cause.response.headers, repo_id, self.endpoint) from None
+            raise unreachable(self.endpoint, cause or error) from None
         except (OSError, RuntimeError, _TRANSPORT_ERROR) as error:
             if isinstance(error, Undetermined):
                 raise

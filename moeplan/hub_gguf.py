@@ -50,7 +50,7 @@ def gguf_sets(files: Iterable[str]) -> tuple[GgufSet, ...]:
 def _quantization(name: str) -> str:
     for part in reversed(PurePosixPath(name).parts):
         if found := _QUANTIZATION.findall(part):
-            return str(found[-1])
+            return str(found[-1]).upper()
     return PurePosixPath(name).name
 
 

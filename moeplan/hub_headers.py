@@ -18,6 +18,7 @@ from profiles.headers.tensorinfo import MAX_SHARDS
 FIRST_BYTES = 1 << 20
 """Of a weight file, fetched at once: most headers are smaller."""
 _GROWTH = 4
+# What the reader says of a header that goes on where the file ends; it has no kind of error for that alone.
 _CUT_OFF = "inside a header of at least"
 
 

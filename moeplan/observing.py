@@ -176,7 +176,10 @@ def _stored(report: ObservationReport, inventory: Inventory, choice: str) -> Obs
         rows=compared.rows,
     )
     try:
-        store(path, startup, machine=machine, description=compared.hardware, generated_by=GENERATED_BY)
+        store(
+            path, startup, machine=machine, description=compared.hardware, generated_by=GENERATED_BY,
+            make_folder=choice == AUTO,
+        )  # fmt: skip
     except BadRequest as error:
         if choice != AUTO:
             raise

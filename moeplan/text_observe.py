@@ -25,6 +25,7 @@ TITLES = {
     "graphs_reserved": "graphs reserved",
     "compute_on_gpu": "compute buffer, GPU",
     "compute_in_ram": "compute buffers, RAM",
+    "outputs": "output buffer",
     "kv_cache": "KV cache",
     "kv_tokens": "KV tokens",
     "kv_bytes_per_token": "KV bytes per token",

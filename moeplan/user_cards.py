@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from moeplan.text_safe import printable, shortened
 from planner.errors import BadRequest
 from profiles.cards import read_card
+from profiles.config_reader import read_config
+from profiles.headers.strictjson import load_json_object
 from profiles.library import built_in_id, load_model
 from profiles.model import ModelSpec
 
@@ -104,6 +106,8 @@ def write_card(content: CardContent, card_id: str, folder: Path, *, force: bool)
 def _toml(content: CardContent, card_id: str) -> str:
     spec = content.spec
     (release,) = spec.releases
+    # A card knows no headers: what the configuration does not explain is scaled to the size that they hold.
+    explained = release.published_bytes in (None, _configured_bytes(content))
     card: dict[str, str | bool | int] = {
         "id": card_id,
         "name": spec.name,
@@ -124,7 +128,7 @@ def _toml(content: CardContent, card_id: str) -> str:
         "release": release.release,
         "container": release.container,
         "mixture": release.mixture,
-        "mixture_known": release.mixture_known,
+        "mixture_known": release.mixture_known and explained,
         "includes_vision": release.includes_vision,
         "source": release.source,
         "note": release.note,
@@ -133,6 +137,14 @@ def _toml(content: CardContent, card_id: str) -> str:
         stored["tensor_bytes"] = release.published_bytes
     lines = (*_lines(card), "", "[[release]]", *_lines(stored))
     return "\n".join(lines) + "\n"
+
+
+def _configured_bytes(content: CardContent) -> int:
+    config, quant_config = (
+        None if text is None else load_json_object(text, len(text), "model configuration")
+        for text in (content.config, content.quant_config)
+    )
+    return sum(group.bytes for group in read_config(config or {}, id="card", quant_config=quant_config).tensors)
 
 
 def _lines(values: dict[str, str | bool | int]) -> list[str]:

@@ -163,7 +163,7 @@ def starting_settings(request: Request, found: Found) -> str:
     doubt = (
         f"may be short by up to {-worst.free_low / GIB:.1f} GiB on the tightest device"
         if worst.free >= 0
-        else f"expected to be short by {-worst.free / GIB:.1f} GiB on the tightest device, unless the estimates are high"
+        else f"expected to be short by {-worst.free / GIB:.1f} GiB on the tightest device, if the estimates hold"
     )
     config = found.priced.config
     if config.engine != "vllm":

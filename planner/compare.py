@@ -17,9 +17,12 @@ ENTRY_TERMS: Final[Mapping[str, Term]] = {
     "CUDA graphs": "graphs",
     "compute buffer": "compute_on_gpu",
     "host compute buffer": "compute_in_ram",
+    "output buffer": "outputs",
 }
 """Ledger entries that a log has a figure for, by their name. Weights and KV cache go by their kind."""
 
+COPY: Final = "copy of the embedding"
+"""Weights that lie on a device and not in the file; the log tells the size of the file."""
 ROUNDING: Final = 0.005
 """Part of a size by which allocators round up, and engines that print differences of free memory miss."""
 BLOCK_PADDING: Final = 0.025
@@ -42,7 +45,8 @@ class Predicted(Record):
 class Row(Record):
     """One term. ``outside`` is how far the log lies beyond the nearer end of the range, 0 where it holds.
 
-    ``relative`` is observed over expected minus one. ``readings`` are the values of every rank or buffer.
+    ``relative`` is observed over expected minus one, null where both are below the last printed digit. ``readings`` are
+    the values of every rank or buffer.
     """
 
     term: RowTerm
@@ -117,7 +121,7 @@ def compare(plan: Plan, observation: Observation) -> Comparison:
         hardware=plan.hardware.description,
         start=start,
         rows=rows,
-        verdict="differs" if differs_in else "holds" if compared else "nothing_to_compare",
+        verdict="differs" if differs_in else "holds" if compared or start.verdict == "holds" else "nothing_to_compare",
         differs_in=differs_in,
     )
 
@@ -153,8 +157,6 @@ def _device_terms(device: DeviceMemory) -> dict[Term, _Range]:
     found: dict[Term, list[LedgerEntry]] = {}
     for entry in device.ledger:
         term = ENTRY_TERMS.get(entry.what)
-        if term == "compute_on_gpu" and device.kind == "host":
-            term = "compute_in_ram"
         if term is not None:
             found.setdefault(term, []).append(entry)
     return {term: _sum(entries) for term, entries in found.items()}
@@ -171,7 +173,8 @@ def _add_sums(ranges: dict[Term, _Range], memory: Memory, gpus: list[DeviceMemor
         ranges["weights_on_gpus"] = _sum(entries(gpus, "weights"))
     # Without a row for RAM the embedding is in no ledger, and what is paged from disk is in RAM's only in part.
     if not paged and any(device.kind in ("host", "unified") for device in used):
-        ranges["weights"] = _sum(entries(used, "weights"))
+        stored = [entry for entry in entries(used, "weights") if COPY not in entry.what]
+        ranges["weights"] = _sum(stored)
 
 
 def _tokens(pool: KvCache) -> _Range:
@@ -215,6 +218,7 @@ ORDER: Final[tuple[Term, ...]] = (
     "graphs_reserved",
     "compute_on_gpu",
     "compute_in_ram",
+    "outputs",
     "kv_cache",
     "kv_tokens",
 )
@@ -262,7 +266,7 @@ def _judged(row: Row) -> Row:
         update={
             "verdict": "differs" if outside else "holds",
             "outside": outside,
-            "relative": round(row.observed / expected - 1, 4) if expected > 0 else None,
+            "relative": round(row.observed / expected - 1, 4) if expected > row.tolerance else None,
         }
     )
 

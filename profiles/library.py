@@ -37,14 +37,14 @@ def built_in_id(name: str) -> str | None:
 
 
 def load_model(text_or_path: str | Path) -> ModelSpec:
-    """The model that a built-in name or the user's card names, or that a ``config.json`` or its folder describes.
+    """The model that a built-in name or the user's card names, or that a ``config.json``, weights or a folder hold.
 
     Spaces, underscores and case do not matter in a name. A built-in name comes before a user's, and both before a
-    path of the same spelling. A configuration from disk has one release: the format that it declares, published by
-    ``local``.
+    path of the same spelling. A model from disk has one release, published by ``local``: the weight files, or the
+    format that the configuration declares.
 
-    Raises ``UnknownName`` (with the nearest names), ``ValueError`` for weight files, ``BadModelFile``,
-    and what ``read_config`` raises.
+    Raises ``UnknownName`` (with the nearest names), ``ValueError`` where a ``config.json`` is missing,
+    ``BadModelFile``, and what ``read_config`` raises.
     """
     text = str(text_or_path)
     if isinstance(text_or_path, str) and (card_id := _card_id(text)):
@@ -175,7 +175,8 @@ def _from_config(config_path: Path, path: Path) -> ModelSpec:
     quant_config = None
     if beside.is_file():
         quant_config = load_json_object(beside, _MAX_CONFIG_BYTES, "quantization configuration")
-    folder = config_path.resolve().parent.name
+    # The folder's own name: in a cache the file may be a link to another one.
+    folder = config_path.parent.resolve().name
     name = folder if config_path.name == "config.json" and folder else config_path.stem
     spec = read_config(config, id=_plain(name), name=name, quant_config=quant_config)
     local = Release(
@@ -222,9 +223,12 @@ def find_releases(model: ModelSpec, text: str) -> tuple[Release, ...]:
         return in_repository
     publisher, separator, quantization = wanted.rpartition("/")
     quantization = _SYNONYMS.get(quantization, quantization)
+    # The tensors of a GGUF file are not those of a checkpoint, of which another format could be made.
+    from_header = any(release.mixture == "header" for release in model.releases)
+    formats = () if from_header else _missing_formats(model.releases)
     named = [
         (release.quantization.casefold(), release)
-        for release in (*model.releases, *_missing_formats(model.releases))
+        for release in (*model.releases, *formats)
         if not separator or release.publisher.casefold() == publisher
     ]
     for spelling in (quantization, f"ud-{quantization}"):

@@ -130,12 +130,12 @@ def release_tensors(model: ModelSpec, release: Release) -> ReleaseTensors:
 
 
 def _evidence(release: Release, groups: tuple[TensorGroup, ...], computed: int) -> Evidence:
-    is_converted = release.container == "gguf" and release.mixture != "native"
+    is_converted = release.container == "gguf" and release.mixture != "header"
     if is_converted and any(group.role in _UNVERIFIED_ROLES for group in groups):
         return "assumed"
     if release.size_evidence == "exact" and release.published_bytes is not None:
         return "exact" if release.published_bytes == computed else "modelled"
-    return "exact" if release.mixture.partition(":")[0] in ("native", "format") else "modelled"
+    return "exact" if release.mixture.partition(":")[0] in ("native", "header", "format") else "modelled"
 
 
 def _stored(model: ModelSpec, release: Release) -> tuple[TensorGroup, ...]:
@@ -144,7 +144,7 @@ def _stored(model: ModelSpec, release: Release) -> tuple[TensorGroup, ...]:
         if kind == "gguf" and value in DEFAULT_TYPE:
             return quantize(model, value)
         with_vision = tuple(g for g in model.tensors if release.includes_vision or g.tensor_class != "vision")
-        if release.mixture == "native":
+        if release.mixture in ("native", "header"):
             return with_vision
         if release.container == "gguf":
             return _by_class(gguf_groups(model), release.mixture)

@@ -186,8 +186,9 @@ class QualityLoss(NamedTuple):
 class Release:
     """A set of weight files somebody published (or, hypothetical, nobody did).
 
-    ``mixture`` says which storage format every tensor has: ``native`` as the configuration declares,
-    ``format:NAME`` every matrix in one format, ``experts:A,rest:B``, or ``gguf:TYPE`` llama.cpp's own rules.
+    ``mixture`` says which storage format every tensor has: ``native`` as the configuration declares, ``header`` as
+    the weight file's own header does, ``format:NAME`` every matrix in one format, ``experts:A,rest:B``, or
+    ``gguf:TYPE`` llama.cpp's own rules.
     ``published_bytes`` is the size of the tensor data where it is known; ``size_evidence`` says how: ``exact`` to the
     byte, ``stated`` rounded by the publisher, ``computed`` from the mixture. When the tensor types are not known
     (``mixture_known`` false), the list under ``mixture`` is scaled to the published size and is ``assumed``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 
 # What runs in the tests' subprocesses is no test itself.
@@ -10,3 +11,11 @@ collect_ignore_glob = ["support/*"]
 # A slow machine is no failure. (Where CI is set, Hypothesis is reproducible by its own profile, the parent here.)
 settings.register_profile("moeplan", settings(), deadline=None)
 settings.load_profile("moeplan")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``pytest --update-golden`` writes tests/golden/*.txt anew, to be read before they are committed.
+
+    It stands here because options of a folder below the test paths come too late for a run of everything.
+    """
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden/*.txt anew")

@@ -36,7 +36,7 @@ MARKS: Final = (
 )
 """What a line needs for anything here to be in it."""
 
-_LOAD: Final = re.compile(r"llama_model_loader: loaded meta data with .{0,80} tensors from (.{1,4096}) \(version ")
+_LOAD: Final = "llama_model_loader: loaded meta data with "
 _FILE_SIZE: Final = re.compile(
     rf"(?:print_info: file size|llm_load_print_meta: model size)\s+= {NUMBER} (MiB|GiB|TiB) \("
 )
@@ -45,9 +45,9 @@ _FILE_TYPE: Final = re.compile(
 )
 _NO_ALLOC: Final = re.compile(r"print_info: no_alloc\s+= 1")
 _BUFFER: Final = re.compile(
-    rf"(\w+): +([A-Za-z][\w.:\[\]-]{{0,60}}) +(?:(model|KV|compute|output|RS) )?buffer size ?= +{NUMBER} MiB"
+    rf"\b(\w{{1,60}}): +([A-Za-z][\w.:\[\]-]{{0,60}}) +(?:(model|KV|compute|output|RS) )?buffer size ?= +{NUMBER} MiB"
 )
-_KV_SIZE: Final = re.compile(rf"llama_kv_cache\w*: size = +{NUMBER} MiB \(")
+_KV_SIZE: Final = re.compile(rf"llama_kv_cache\w{{0,30}}: size = +{NUMBER} MiB \(")
 _KV_SELF: Final = re.compile(rf"KV self size += +{NUMBER} MiB")
 _CACHE_TYPES: Final = re.compile(r"K \((\w{2,10})\): .{0,30}V \((\w{2,10})\):")
 _LATENT_TYPE: Final = re.compile(r"c\^KV \((\w{2,10})\)")
@@ -77,6 +77,7 @@ class _Load:
         self.tries_only = False
         self.readings = Readings()
         self.settings: dict[str, str | bool] = {}
+        self.expert_layers: set[int] = set()
         self.layers_on_cpu: set[int] = set()
 
 
@@ -85,17 +86,16 @@ class LlamaCppReader:
 
     def __init__(self) -> None:
         self._loads: list[_Load] = []
-        self._version: str | None = None
+        self._build: str | None = None
         self._failure: str | None = None
 
     def feed(self, line: str) -> None:
         """One line of the log, any line."""
-        loaded = _LOAD.search(line)
-        if loaded is not None:
-            self._begin(loaded[1])
+        if _LOAD in line:
+            self._begin(line.partition(" tensors from ")[2].rpartition(" (version ")[0][:4096])
             return
         build = _BUILD.search(line)
-        self._version = build[1] if build else self._version
+        self._build = build[1] if build else self._build
         if not self._loads:
             if "buffer size =" not in line:
                 return
@@ -126,20 +126,24 @@ class LlamaCppReader:
         if load.tries_only:
             readings.forget("kv_cache", "weights_on_gpus")
         settings = dict(load.settings)
+        notes = [f"build {self._build}"] if self._build else []
         if load.layers_on_cpu:
-            settings["n_cpu_moe"] = str(max(load.layers_on_cpu) + 1)
+            # As many layers as lie on the CPU, counted from the first that has experts.
+            first, count = min(load.expert_layers), len(load.layers_on_cpu)
+            settings["n_cpu_moe"] = str(first + count)
+            if max(load.layers_on_cpu) != first + count - 1:
+                notes.append("the experts in RAM are not those of the first layers; as many layers are priced")
         if load.file_type:
             settings["quant"] = load.file_type
         if settings.get("context"):
             readings.count("kv_tokens", "", str(-(-int(str(settings["context"])) // 256) * 256))
         return Observation(
             engine="llama.cpp",
-            version=None,
             model=load.path or None,
             settings=settings,
             measurements=readings.measurements(summed=True),
             failure=self._failure,
-            notes=(f"build {self._version}",) if self._version else (),
+            notes=tuple(notes),
         )
 
     def _begin(self, path: str) -> None:
@@ -158,8 +162,10 @@ class LlamaCppReader:
             load.file_type = file_type(kind[1])
         load.tries_only |= _NO_ALLOC.search(line) is not None
         override = _OVERRIDE.search(line)
-        if override is not None and is_host(override[2]):
-            load.layers_on_cpu.add(int(override[1]))
+        if override is not None:
+            load.expert_layers.add(int(override[1]))
+            if is_host(override[2]):
+                load.layers_on_cpu.add(int(override[1]))
 
     def _about_the_context(self, load: _Load, line: str) -> None:
         setting = _CONTEXT.search(line)
@@ -167,7 +173,7 @@ class LlamaCppReader:
             name, value = setting[1], setting[2]
             if name == "n_ctx":
                 # A second context of the same model replaces the first.
-                load.readings.forget("kv_cache", "compute_on_gpu", "compute_in_ram")
+                load.readings.forget("kv_cache", "compute_on_gpu", "compute_in_ram", "outputs")
             if name in _SETTINGS and value.isdecimal():
                 load.settings[_SETTINGS[name]] = value
             elif name == "kv_unified":
@@ -195,6 +201,8 @@ def _keep_buffer(readings: Readings, buffer: re.Match[str]) -> None:
             readings.add_size("weights_on_gpus", place, number, MIB)
     elif kind in ("KV", "RS"):
         readings.add_size("kv_cache", place, number, MIB)
+    elif kind == "output":
+        readings.size("outputs", place, number, MIB)
     elif kind == "compute":
         readings.size("compute_in_ram" if host else "compute_on_gpu", place, number, MIB)
 

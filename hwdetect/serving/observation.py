@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from hwdetect.facts import Maybe, Model, Natural, Text
+from hwdetect.facts import Model, Natural, Text
 
 Engine = Literal["vllm", "sglang", "ktransformers", "llama.cpp"]
 Term = Literal[
@@ -20,6 +20,7 @@ Term = Literal[
     "graphs_reserved",
     "compute_on_gpu",
     "compute_in_ram",
+    "outputs",
     "kv_cache",
     "kv_tokens",
 ]
@@ -27,7 +28,7 @@ Unit = Literal["bytes", "tokens"]
 
 LEAST: Final = frozenset({"visible", "kv_cache", "kv_tokens"})
 """Terms of which a deployment has what its worst-off rank has; of the others it needs what its fullest rank needs."""
-SUMMED: Final = frozenset({"weights", "weights_on_gpus", "kv_cache", "compute_in_ram"})
+SUMMED: Final = frozenset({"weights", "weights_on_gpus", "kv_cache", "compute_in_ram", "outputs"})
 """Terms that llama.cpp spreads over buffers; the whole is their sum."""
 
 # A size of 2^62 bytes is beyond any machine, and so is the sum of a thousand of them in a float's range.
@@ -59,12 +60,12 @@ class Observation(Model):
     """
 
     engine: Engine
-    version: Maybe[Text] = None
-    model: Maybe[Text] = None
+    version: Text | None = None
+    model: Text | None = None
     settings: dict[str, str | bool]
     unpriced: tuple[Text, ...] = ()
     measurements: tuple[Measurement, ...]
-    failure: Maybe[Text] = None
+    failure: Text | None = None
     notes: tuple[Text, ...] = ()
 
     def values(self) -> Mapping[Term, int]:

@@ -99,9 +99,15 @@ def argument(line: str, name: str) -> str | None:
     >>> argument("ServerArgs(model_path='org/M', quantization=None)", "quantization") is None
     True
     """
-    pattern = rf"(?<![\w-])['\"]?{name}['\"]?\s?[:=]\s?(?:'([^']*)'|\"([^\"]*)\"|([^\s,'\"()\[\]{{}}]+))"
-    found = re.search(pattern, line)
-    if found is None:
-        return None
-    value = next(group for group in found.groups() if group is not None)
-    return None if value in ("None", "") else value[:1000]
+    at = line.find(name)
+    while at >= 0:
+        found = _VALUE.match(line, at + len(name))
+        if found is not None and not (at and (line[at - 1].isalnum() or line[at - 1] in "_-")):
+            value = next(group for group in found.groups() if group is not None)
+            return None if value in ("None", "") else value
+        at = line.find(name, at + 1)
+    return None
+
+
+# A pattern with the name in it would be tried at every character of a line that may be long.
+_VALUE: Final = re.compile(r"['\"]?\s?[:=]\s?(?:'([^']{0,1000})|\"([^\"]{0,1000})|([^\s,'\"()\[\]{}]{1,1000}))")

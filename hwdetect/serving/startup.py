@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final, Protocol
 
@@ -11,6 +12,8 @@ from hwdetect.serving.observation import Observation
 MAX_MARKED_LINES: Final = 50_000
 """A start-up has some hundred lines that matter; a log with more than this many is not read further."""
 
+# Names end on terminals and in one-line messages.
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Fifty substring searches are three times as fast as one pattern of fifty alternatives.
 _MARKS: Final = tuple(dict.fromkeys((*vllm.MARKS, *sglang.MARKS, *llamacpp.MARKS)))
 
@@ -40,7 +43,8 @@ def read_startup(lines: Iterable[str]) -> Observation | None:
         marked += 1
         if marked > MAX_MARKED_LINES:
             break
+        plain = _CONTROL.sub("\ufffd", line)
         for reader in readers:
-            reader.feed(line)
+            reader.feed(plain)
     found = [observation for reader in readers if (observation := reader.observation()) is not None]
     return max(found, key=lambda observation: len(observation.measurements), default=None)

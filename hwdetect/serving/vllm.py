@@ -1,12 +1,13 @@
 """Start-up logs of vLLM 0.6 to 0.33.
 
-Formats: the lines of 0.7 to 0.8 (``model weights take``), of 0.19 (``Actual usage is ... for weight``) and of 0.24 on
-(``for consumed memory``) follow published start-up logs (github.com/llm-d-incubation/llm-d-planner
-accuracy/results/v0.19.0/logs; vllm-project/vllm issues 38820 and 57936; NVIDIA srt-slurm). The argument line
-``args: Namespace(...)`` of 0.6 is from memory.
+Formats: the lines of 0.7 and 0.8 (``model weights take``), of 0.19 (``Actual usage is ... for weight``) and of 0.28 and
+shortly before (``for consumed memory``) follow published start-up logs (github.com/llm-d-incubation/llm-d-planner
+accuracy/results/v0.19.0/logs; kubernetes-sigs/gateway-api-inference-extension pull request 550; vllm-project/vllm
+pull request 12569; NVIDIA srt-slurm). ``args: Namespace(...)`` of 0.6, and that 0.29 to 0.33 print as 0.28 does, is
+from memory.
 
-From about 0.24 the printed peak activation holds the reserve for CUDA graphs as well (printed consumed + peak + KV =
-requested, in four published start-ups); it is taken out again, or activation stays unknown.
+Where ``consumed memory`` is printed, the peak activation beside it holds the reserve for CUDA graphs as well (consumed
++ peak + KV = requested, in four published start-ups); it is taken out again, or activation stays unknown.
 """
 
 from __future__ import annotations

@@ -1,69 +1,36 @@
-"""The tensors of one micro-batch as llama.cpp computes them on one device: what its compute buffer must hold.
+"""The graph of one micro-batch on one device, as llama.cpp builds and cuts it, and the bytes of its compute buffer.
 
-Layers of attention (latent or grouped queries) and of a feed-forward network, dense or routed, in the order of the
-graphs that llama.cpp 0.6.0 builds (``src/models``, ``src/llama-graph.cpp`` and the splits of
-``ggml/src/ggml-backend.cpp``). Sizes are bytes: activations are F32, the attention mask is F16 with flash attention.
+Every device holds what it computes and copies of what it takes from others. Source: llama.cpp 0.6.0 ``src/models`` and
+the scheduler of ``ggml/src/ggml-backend.cpp``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, Literal, NamedTuple
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from itertools import groupby
+from typing import Final, NamedTuple
 
+from planner.engines.llamacpp_allocator import Graph, peak_bytes
+from planner.engines.llamacpp_layers import (
+    F16,
+    F32,
+    Batch,
+    CacheInputs,
+    Experts,
+    GraphShape,
+    grouped_attention,
+    latent_attention,
+    routed_experts,
+    swiglu,
+)
 from profiles.model import KvGroup, ModelSpec, Role
 
-F32: Final = 4
-F16: Final = 2
 INT64: Final = 8
-OFFLOAD_MIN_TOKENS: Final = 32
-"""Batches from this many tokens on take experts in RAM to the GPU (``ggml-cuda.cu``, GGML_OP_OFFLOAD_MIN_BATCH)."""
-
-Experts = Literal["none", "here", "copied", "first_gpu", "host"]
-"""Where a layer's routed experts are computed: ``here``, with the rest of the layer; on the first GPU, from copies of
-tensors in RAM, seen from that GPU (``copied``) or from another (``first_gpu``); by the CPU (``host``). ``none`` is a
-dense layer."""
-
-
-class GraphShape(NamedTuple):
-    """Widths in elements. ``latent`` and ``q_lora`` are 0 without latent attention, ``experts`` without routing."""
-
-    hidden: int
-    vocab: int
-    heads: int
-    kv_heads: int
-    head: int
-    v_head: int
-    latent: int
-    rope: int
-    q_lora: int
-    dense_ffn: int
-    experts: int
-    top_k: int
-    expert_ffn: int
-    shared_ffn: int
-    normalised_queries: bool
-    biased: bool
-
-
-class Batch(NamedTuple):
-    """A micro-batch of ``tokens`` tokens, of which ``outputs`` give logits.
-
-    ``cells`` and ``window_cells`` are what one sequence sees of the cache in a full and in a windowed layer (0: there
-    are none); ``streams`` sequences have a cache each. A quantized cache is rotated before it is stored
-    (``rotates``: keys, values). ``widens``: keys and values are converted to F16 beside the result of flash attention.
-    ``casts``: an F32 cache is. ``mixed_inputs``: token numbers and embeddings may come together.
-    """
-
-    tokens: int
-    outputs: int
-    cells: int
-    window_cells: int = 0
-    streams: int = 1
-    flash: bool = True
-    rotates: tuple[bool, bool] = (False, False)
-    widens: tuple[bool, bool] = (False, False)
-    casts: tuple[bool, bool] = (False, False)
-    mixed_inputs: bool = True
+GPU_ALIGNMENT: Final = 128
+HOST_ALIGNMENT: Final = 32
+REPEATED_LAYERS: Final = 5
+"""After so many equal layers the gaps that they leave repeat, so that more of them take no more."""
 
 
 class Layer(NamedTuple):
@@ -92,7 +59,7 @@ MODELLED_ROLES: Final[frozenset[Role]] = frozenset(
     (
         "embedding", "lm_head", "norm", "router", "router_bias", "q_a", "q_b", "kv_a", "kv_b", "q", "k", "v", "o",
         "attention_bias", "attention_sink", "dense_gate", "dense_up", "dense_down", "shared_gate", "shared_up",
-        "shared_down", "expert_gate", "expert_up", "expert_down", "expert_bias",
+        "shared_down", "expert_gate", "expert_up", "expert_down", "expert_bias", "k_b", "v_b",
     )
 )  # fmt: skip
 """What a layer may consist of for its graph to be one of those built here."""
@@ -135,72 +102,30 @@ def _cached_width(group: KvGroup) -> int:
     return group.kv_lora_rank + group.rope_dim + group.n_kv_heads * (group.head_dim + group.v_head_dim)
 
 
-class Graph:
-    """Tensors in the order in which they are computed. ``kept`` are held beside them from beginning to end.
-
-    A tensor is named by its number. ``sources`` are the tensors that it is computed from, once per use; ``over`` those
-    of them that it may overwrite if nothing else needs them any more.
-    """
-
-    def __init__(self) -> None:
-        self.bytes: list[int] = []
-        self.sources: list[tuple[int, ...]] = []
-        self.over: list[tuple[int, ...]] = []
-        self.kept: list[int] = []
-
-    def add(self, size: int, *sources: int) -> int:
-        """A tensor of ``size`` bytes computed from ``sources``; its number."""
-        return self._write(size, sources, ())
-
-    def change(self, size: int, source: int, *others: int) -> int:
-        """An elementwise operation on ``source``, done in place where it can be."""
-        return self._write(size, (source, *others), (source,))
-
-    def total(self, size: int, left: int, right: int) -> int:
-        """The sum of two tensors, written over one of them where it can be."""
-        return self._write(size, (left, right), (left, right))
-
-    def use(self, *sources: int) -> None:
-        """A use that leaves nothing in this buffer: a write into the KV cache, a copy to another device."""
-        self._write(0, sources, ())
-
-    def _write(self, size: int, sources: tuple[int, ...], over: tuple[int, ...]) -> int:
-        self.bytes.append(size)
-        self.sources.append(sources)
-        self.over.append(over)
-        return len(self.bytes) - 1
-
-
-class _Cache(NamedTuple):
-    """Numbers of the inputs of one kind of attention layer: where keys and values go, what is seen, rotations."""
-
-    keys: int
-    values: int | None
-    mask: int
-    rotations: tuple[int | None, ...]
-
-
 class _Inputs(NamedTuple):
     """Numbers of the inputs of a share; ``norm`` is None where the share normalises its first input itself."""
 
     hidden: int
     norm: int | None
     positions: int
-    full: _Cache
-    window: _Cache
+    full: CacheInputs
+    window: CacheInputs
     outputs: int | None
 
 
 def micro_batch(shape: GraphShape, batch: Batch, share: Share) -> Graph:
     """The graph of ``share`` for one micro-batch."""
     graph = Graph()
+    if not share.layers:
+        return _head_alone(graph, shape, batch, share)
     inputs = _own_inputs(graph, shape, batch) if share.alone else _copied_inputs(graph, shape, batch, share)
     hidden, norm = inputs.hidden, inputs.norm
-    attention = _latent_attention if shape.latent else _grouped_attention
+    attention = latent_attention if shape.latent else grouped_attention
     tokens, width = batch.tokens, shape.hidden * F32 * batch.tokens
     for number, layer in enumerate(share.layers, 1):
         norm = graph.change(width, graph.add(width, hidden) if norm is None else norm)
-        result = graph.add(width, attention(graph, shape, batch, inputs, layer.windowed, norm))
+        cache = inputs.window if layer.windowed else inputs.full
+        result = graph.add(width, attention(graph, shape, batch, cache, inputs.positions, norm))
         if shape.biased:
             result = graph.change(width, result)
         if number == len(share.layers) and inputs.outputs is not None:
@@ -209,9 +134,9 @@ def micro_batch(shape: GraphShape, batch: Batch, share: Share) -> Graph:
         residual = graph.total(width, result, hidden)
         norm = graph.change(width, graph.add(width, residual))
         if layer.experts == "none":
-            out = _swiglu(graph, norm, tokens, shape.dense_ffn, shape.hidden)
+            out = swiglu(graph, norm, tokens, shape.dense_ffn, shape.hidden)
         else:
-            routed = _routed_experts(graph, shape, layer.experts, share.copied_bytes, norm, tokens)
+            routed = routed_experts(graph, shape, layer.experts, share.copied_bytes, norm, tokens)
             if routed is None and not shape.shared_ffn:
                 # Without a shared expert to bring it back, the sum and the next norm stay on the first GPU too.
                 graph.use(residual)
@@ -219,13 +144,25 @@ def micro_batch(shape: GraphShape, batch: Batch, share: Share) -> Graph:
                 continue
             out = graph.add(width) if routed is None else routed
             if shape.shared_ffn:
-                out = graph.total(width, out, _swiglu(graph, norm, tokens, shape.shared_ffn, shape.hidden))
+                out = graph.total(width, out, swiglu(graph, norm, tokens, shape.shared_ffn, shape.hidden))
         hidden, norm = graph.total(width, out, residual), None
     if share.last:
-        graph.add(shape.vocab * F32 * tokens, graph.change(width, graph.change(width, hidden)))
+        width = shape.hidden * F32 * batch.outputs
+        graph.add(shape.vocab * F32 * batch.outputs, graph.change(width, graph.change(width, hidden)))
     else:
         # The norm that opens the next layer has no weights and stays with its input, so both cross.
         graph.use(graph.add(width, hidden), hidden)
+    return graph
+
+
+def _head_alone(graph: Graph, shape: GraphShape, batch: Batch, share: Share) -> Graph:
+    """The head on a GPU without layers: what crosses are the rows of the outputs, normalised where they come from."""
+    width = shape.hidden * F32 * batch.outputs
+    if share.copies > 1:
+        graph.kept += [width] * share.copies
+        graph.add(shape.vocab * F32 * batch.outputs, graph.add(width))
+    else:
+        graph.add(shape.vocab * F32 * batch.outputs, graph.change(width, graph.add(width)))
     return graph
 
 
@@ -321,124 +258,42 @@ def _merge(graph: Graph, width: int, rows: int, slots: int, embeddings: int) -> 
     graph.use(rows, slots)
 
 
-def _cache_inputs(place: Callable[[int], int], shape: GraphShape, batch: Batch) -> tuple[_Cache, _Cache]:
+def _cache_inputs(place: Callable[[int], int], shape: GraphShape, batch: Batch) -> tuple[CacheInputs, CacheInputs]:
     """Inputs of full and of windowed attention layers; the same where there is one kind."""
     kinds = []
     for cells in [batch.cells, batch.window_cells] if batch.window_cells else [batch.cells]:
         rotations = tuple([place(side * side * F32) if side else None for side in _rotation_sides(shape, batch)])
         values = _value_places_bytes(shape, batch)
         keys = place(INT64 * batch.tokens)
-        kinds.append(_Cache(keys, place(values) if values else None, place(_mask_bytes(batch, cells)), rotations))
+        kinds.append(
+            CacheInputs(cells, keys, place(values) if values else None, place(_mask_bytes(batch, cells)), rotations)
+        )
     return kinds[0], kinds[-1]
 
 
-def _swiglu(graph: Graph, norm: int, tokens: int, ffn: int, hidden: int) -> int:
-    gate, up = graph.add(ffn * F32 * tokens, norm), graph.add(ffn * F32 * tokens, norm)
-    return graph.add(hidden * F32 * tokens, graph.add(ffn * F32 * tokens, gate, up))
+@lru_cache(maxsize=4096)
+def compute_bytes(shape: GraphShape, batch: Batch, share: Share) -> int:
+    """Bytes of the compute buffer of one device.
+
+    >>> k25 = GraphShape(7168, 163840, 64, 0, 192, 128, 512, 64, 1536, 18432, 384, 8, 2048, 2048, False, False)
+    >>> layers = without_repeats([Layer("none"), *[Layer("here")] * 60])
+    >>> compute_bytes(k25, Batch(512, 4, 8192), Share(layers, alone=True))
+    299907104
+    """
+    return peak_bytes(micro_batch(shape, batch, share), HOST_ALIGNMENT if share.alone else GPU_ALIGNMENT)
 
 
-def _routed_experts(
-    graph: Graph, shape: GraphShape, where: Experts, copied_bytes: int, norm: int, tokens: int
-) -> int | None:
-    """The weighted sum over the chosen experts; None where it is left to the first GPU."""
-    scores, each = shape.experts * F32 * tokens, shape.top_k * F32 * tokens
-    inner, outer, width = each * shape.expert_ffn, each * shape.hidden, shape.hidden * F32 * tokens
-    # Small batches are not worth a copy: the CPU computes what it holds.
-    if where in ("copied", "first_gpu") and tokens < OFFLOAD_MIN_TOKENS:
-        where = "host"
-    probabilities = graph.change(scores, graph.add(scores, norm))
-    ranked = graph.add(scores, graph.add(scores, probabilities) if shape.latent else probabilities)
-    chosen = graph.add(each, probabilities, ranked)
-    weights = graph.add(each, chosen, graph.change(F32 * tokens, graph.add(F32 * tokens, chosen)))
-    if where == "first_gpu":
-        graph.use(norm, ranked)
-        graph.use(weights)
-        return None
-    if where == "host":
-        graph.use(norm, ranked)
-        down = graph.add(outer)
-    else:
-
-        def weight() -> tuple[int, ...]:
-            return (graph.add(copied_bytes),) if where == "copied" else ()
-
-        gate = graph.add(inner, norm, ranked, *weight())
-        up = graph.add(inner, norm, ranked, *weight())
-        product = graph.add(inner, gate, up)
-        down = graph.add(outer, product, ranked, *weight())
-    weighted = graph.change(outer, down, weights)
-    out = graph.add(width, weighted, weighted)
-    for _ in range(shape.top_k - 2):
-        out = graph.change(width, out, weighted)
-    return out
+@lru_cache(maxsize=4096)
+def host_bytes(shape: GraphShape, batch: Batch, copies: int = 1, computes_experts: bool = False) -> int:
+    """Bytes of the host's compute buffer beside GPUs, for ``copies`` of every input."""
+    if computes_experts:
+        return peak_bytes(host_experts(shape, batch), HOST_ALIGNMENT)
+    filled, rows = host_inputs(shape, batch)
+    graph = Graph()
+    graph.kept += [*filled * copies, *rows]
+    return peak_bytes(graph, HOST_ALIGNMENT)
 
 
-def _latent_attention(
-    graph: Graph, shape: GraphShape, batch: Batch, inputs: _Inputs, windowed: bool, norm: int
-) -> int:
-    """Attention over the latent: queries are absorbed into it, so that the cache is read as it is."""
-    row, cache = F32 * batch.tokens, inputs.window if windowed else inputs.full
-    if shape.q_lora:
-        query = graph.change(shape.q_lora * row, graph.change(shape.q_lora * row, graph.add(shape.q_lora * row, norm)))
-        query = graph.add(shape.heads * shape.head * row, query)
-    else:
-        query = graph.add(shape.heads * shape.head * row, norm)
-    absorbed = graph.add(shape.heads * shape.latent * row, query)
-    rotary = graph.add(shape.heads * shape.rope * row, query, inputs.positions)
-    query = graph.add(shape.heads * (shape.latent + shape.rope) * row, absorbed, rotary)
-    compressed = graph.add((shape.latent + shape.rope) * row, norm)
-    latent = graph.change(shape.latent * row, graph.add(shape.latent * row, compressed))
-    rotary = graph.add(shape.rope * row, compressed, inputs.positions)
-    graph.use(graph.add((shape.latent + shape.rope) * row, latent, rotary), cache.keys)
-    cells = (batch.window_cells if windowed else batch.cells) * batch.streams
-    if batch.flash:
-        casts = [graph.add(width * F16 * cells) for width in (shape.latent + shape.rope, shape.latent) if batch.casts[0]]
-        widened = (shape.latent + shape.rope) * F16 * cells if batch.widens[0] else 0
-        seen = graph.add(shape.heads * shape.latent * row + widened, query, cache.mask, *casts)
-    else:
-        values = graph.add(shape.latent * F16 * cells)
-        seen = graph.add(shape.heads * shape.latent * row, values, _softmax(graph, shape, batch, query, cache, windowed))
-    return graph.add(shape.heads * shape.v_head * row, graph.add(shape.heads * shape.v_head * row, seen))
-
-
-def _grouped_attention(
-    graph: Graph, shape: GraphShape, batch: Batch, inputs: _Inputs, windowed: bool, norm: int
-) -> int:
-    row, cache = F32 * batch.tokens, inputs.window if windowed else inputs.full
-    keys_bytes, values_bytes = shape.kv_heads * shape.head * row, shape.kv_heads * shape.v_head * row
-    key_rotation, value_rotation = cache.rotations
-
-    def project(size: int, rotary: bool, rotation: int | None) -> int:
-        made = graph.add(size, norm)
-        if shape.biased:
-            made = graph.change(size, made)
-        if rotary and shape.normalised_queries:
-            made = graph.change(size, graph.change(size, graph.add(size, made)), inputs.positions)
-        elif rotary:
-            made = graph.add(size, made, inputs.positions)
-        return made if rotation is None else graph.add(size, made, rotation)
-
-    query = project(shape.heads * shape.head * row, True, key_rotation)
-    if shape.biased:
-        keys, values = project(keys_bytes, True, key_rotation), project(values_bytes, False, value_rotation)
-    else:
-        values, keys = project(values_bytes, False, value_rotation), project(keys_bytes, True, key_rotation)
-    graph.use(keys, cache.keys)
-    graph.use(values, *[cache.values] if cache.values is not None else [])
-    cells = (batch.window_cells if windowed else batch.cells) * batch.streams
-    out = shape.heads * shape.v_head * row
-    if batch.flash:
-        widths = (shape.kv_heads * shape.head, shape.kv_heads * shape.v_head)
-        casts = [graph.add(width * F16 * cells) for width, cast in zip(widths, batch.casts, strict=True) if cast]
-        widened = sum([width * F16 * cells for width, widen in zip(widths, batch.widens, strict=True) if widen])
-        seen = graph.add(out + widened, query, cache.mask, *casts)
-    else:
-        seen = graph.add(out, graph.add(out, _softmax(graph, shape, batch, query, cache, windowed)))
-    return seen if value_rotation is None else graph.add(out, seen, value_rotation)
-
-
-def _softmax(
-    graph: Graph, shape: GraphShape, batch: Batch, query: int, cache: _Cache, windowed: bool
-) -> int:
-    size = shape.heads * (batch.window_cells if windowed else batch.cells) * F32 * batch.tokens
-    return graph.change(size, graph.add(size, query), cache.mask)
+def without_repeats(layers: Iterable[Layer]) -> tuple[Layer, ...]:
+    """Layers whose compute buffer is that of all: long runs of equal ones are cut short."""
+    return tuple([layer for layer, run in groupby(layers) for _ in range(min(len(list(run)), REPEATED_LAYERS))])

@@ -15,6 +15,8 @@ from profiles.weights.stored import EXPERT, PLAIN, Module, collapsed_names, modu
 
 _LAYER: Final = re.compile(r"(?<=\.layers\.)([0-9]{1,6})(?=\.)")
 
+_VISION: Final = re.compile(r"(?:^|[._])(?:vision|visual|mm_projector|multi_modal_projector)[._]")
+
 
 class Slot(NamedTuple):
     """``copies`` equal matrices of a module, and where they belong. ``layer`` is None outside the decoder layers."""
@@ -107,6 +109,14 @@ def compare_names(spec: ModelSpec, names: Sequence[str]) -> Comparison:
     )
 
 
+def implied_tensors(spec: ModelSpec) -> int:
+    """How many tensors the configuration implies at least: one for each matrix that is not fused with others."""
+    return sum(
+        max(len(group.layers), 1) * (group.per_layer if "{expert}" in group.name or "{block}" in group.name else 1)
+        for group in spec.tensors
+    )
+
+
 def _difference(rows: list[tuple[str, int, int]]) -> Difference | None:
     if not rows:
         return None
@@ -178,7 +188,7 @@ def _placed(name: str, spec: ModelSpec, known: dict[str, list[Slot]]) -> list[Sl
     part: tuple[Role, TensorClass] = ("norm", "norms")
     if name.endswith("lm_head.weight"):
         part = ("lm_head", "lm_head")
-    elif name.partition(".")[0] in _vision_prefixes(spec):
+    elif name.partition(".")[0] in _vision_prefixes(spec) or _VISION.search(name):
         part, layer = ("vision_other", "vision"), None
     like = known.get(pattern, [Slot(pattern, (), *part, "", layer, 1)])
     beyond = layer is not None and layer >= spec.layers

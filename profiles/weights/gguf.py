@@ -74,7 +74,8 @@ def _model(file: GgufFile, first: Path) -> ModelSpec:
         # Not resolved: the shards of a set are found by their names, which a link's target may not have.
         release=str(first.absolute()),
         container="gguf",
-        mixture="native",
+        # Not "native", which says that the maker published it so.
+        mixture="header",
         published_bytes=sum(group.bytes for group in groups),
         size_evidence="exact",
         includes_vision=projector is not None,

@@ -11,7 +11,7 @@ from profiles.headers.errors import quoted
 from profiles.headers.modelfile import os_errors_as_bad_file
 from profiles.model import ModelSpec, Release
 from profiles.quantization import native_name
-from profiles.weights.comparison import Comparison, Difference, compare, compare_names
+from profiles.weights.comparison import Comparison, Difference, compare, compare_names, implied_tensors
 
 
 def holds_safetensors(folder: Path) -> bool:
@@ -28,8 +28,13 @@ def model_from_safetensors(path: Path, spec: ModelSpec) -> ModelSpec:
     also for files of another model, and ``UnknownQuantization`` for MLX's own quantization.
     """
     files = read_safetensors(path)
-    if files.metadata.get("format") == "mlx" and spec.native_quantization not in ("bf16", "f16", "f32"):
-        raise UnknownQuantization(f"{path}: MLX's quantization has no exact reader")
+    # Only MLX packs into unsigned words; its names would pass for those of unquantized weights.
+    if files.tensors is not None and "U32" in {tensor.type_name for tensor in files.tensors}:
+        raise UnknownQuantization(f"{path}: weights quantized by MLX have no exact reader")
+    implied = implied_tensors(spec)
+    if 2 * len(files.names) < implied:
+        # Here and not after the comparison, which for absurd configurations would take forever.
+        raise _other_model(path, f"it holds {len(files.names):,}, of the {implied:,} or more")
     folder = path if path.is_dir() else path.parent
     if files.tensors is None:
         comparison = compare_names(spec, files.names)
@@ -38,11 +43,8 @@ def model_from_safetensors(path: Path, spec: ModelSpec) -> ModelSpec:
         comparison = compare(spec, files.tensors)
         notes, release_note = _header_notes(spec, comparison), ""
     if 2 * comparison.found < comparison.expected and comparison.missing is not None:
-        raise BadModelFile(
-            path,
-            f"holds other tensors than the config.json beside it describes: of {comparison.expected:,} it has"
-            f" {comparison.found:,}, and not {quoted(comparison.missing.first)}",
-        )
+        first = quoted(comparison.missing.first)
+        raise _other_model(path, f"of {comparison.expected:,} it has {comparison.found:,}, and not {first}")
     quantization = native_name(comparison.groups, spec.native_quantization)
     release = Release(
         quantization=quantization,
@@ -65,19 +67,16 @@ def model_from_safetensors(path: Path, spec: ModelSpec) -> ModelSpec:
     )
 
 
+def _other_model(path: Path, why: str) -> BadModelFile:
+    return BadModelFile(path, f"has not the tensors that the config.json beside it describes: {why}")
+
+
 def _header_notes(spec: ModelSpec, comparison: Comparison) -> list[str]:
-    notes = []
-    if comparison.extra:
-        size = _size(comparison.extra)
-        notes.append(f"{size} are in the files and not explained by config.json, first {_first(comparison.extra)}")
-    if comparison.missing:
-        notes.append(
-            f"{_counted(comparison.missing.tensors)} that config.json implies are not in the files, first"
-            f" {_first(comparison.missing)}"
-        )
-    if comparison.otherwise:
-        size = _size(comparison.otherwise)
-        notes.append(f"{size} are stored otherwise than config.json says, first {_first(comparison.otherwise)}")
+    notes = [
+        *_told(comparison.extra, "in the files and not explained by config.json"),
+        *_told(comparison.missing, "not in the files", "that config.json implies "),
+        *_told(comparison.otherwise, "stored otherwise than config.json says"),
+    ]
     if notes:
         implied = sum(group.bytes for group in spec.tensors)
         held = sum(group.bytes for group in comparison.groups)
@@ -86,17 +85,10 @@ def _header_notes(spec: ModelSpec, comparison: Comparison) -> list[str]:
 
 
 def _index_notes(spec: ModelSpec, files: SafetensorsFiles, comparison: Comparison) -> tuple[list[str], str]:
-    notes = []
-    if comparison.extra:
-        notes.append(
-            f"{_counted(comparison.extra.tensors)} are in the index and not explained by config.json, first"
-            f" {_first(comparison.extra)}"
-        )
-    if comparison.missing:
-        notes.append(
-            f"{_counted(comparison.missing.tensors)} that config.json implies are not in the index, first"
-            f" {_first(comparison.missing)}"
-        )
+    notes = [
+        *_told(comparison.extra, "in the index and not explained by config.json"),
+        *_told(comparison.missing, "not in the index", "that config.json implies "),
+    ]
     implied = sum(group.bytes for group in spec.tensors)
     release_note = "only the index is there, no weight file"
     if files.total_bytes is None:
@@ -108,17 +100,15 @@ def _index_notes(spec: ModelSpec, files: SafetensorsFiles, comparison: Compariso
     return notes, release_note
 
 
-def _size(difference: Difference) -> str:
-    """So many tensors of so many bytes; each, where they are equal."""
-    count, each = difference.tensors, difference.bytes // difference.tensors
-    if difference.equal and count > 1:
-        return f"{count:,} tensors of {each:,} bytes"
-    return f"{_counted(count)} of {difference.bytes:,} bytes{' in all' if count > 1 else ''}"
-
-
-def _counted(count: int) -> str:
-    return f"{count:,} tensor{'s' if count != 1 else ''}"
-
-
-def _first(difference: Difference) -> str:
-    return quoted(difference.first)
+def _told(difference: Difference | None, what: str, which: str = "") -> list[str]:
+    """One sentence on a difference. Bytes are left out where the files do not give them."""
+    if difference is None:
+        return []
+    count = difference.tensors
+    if count == 1:
+        size = f" of {difference.bytes:,} bytes" if difference.bytes and not which else ""
+        return [f"1 tensor{size} {which}is {what}: {quoted(difference.first)}"]
+    size = f" of {difference.bytes // count:,} bytes" if difference.equal else f", {difference.bytes:,} bytes in all,"
+    if which or not difference.bytes:
+        size = ""
+    return [f"{count:,} tensors{size} {which}are {what}, first {quoted(difference.first)}"]

@@ -28,6 +28,11 @@ def test_kv_heads_are_divided_and_replicate_beyond_their_number() -> None:
     assert shares == {1: 1, 2: 2, 4: 4, 8: 4, 16: 4}
 
 
+def test_heads_that_do_not_divide_are_rounded_up() -> None:
+    group = KvGroup("gqa", (0,), n_kv_heads=6, head_dim=128, v_head_dim=128)
+    assert [group_bytes_per_token(group, "bf16", tp) // 512 for tp in (1, 2, 4, 6, 8)] == [6, 3, 2, 1, 1]
+
+
 @pytest.mark.parametrize("name", MODELS)
 @given(cut=st.integers(0, 100), tp=st.sampled_from((1, 2, 4, 8)), tokens=st.integers(1, 1 << 18))
 def test_pipeline_stages_add_up_to_the_whole(name: str, cut: int, tp: int, tokens: int) -> None:

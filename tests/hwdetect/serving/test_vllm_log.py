@@ -31,16 +31,16 @@ LLAMA_19 = "".join(
         "(APIServer pid=1) INFO 01-02 03:04:05 [utils.py:8] non-default args: {'model_tag': "
         "'meta-llama/Llama-3.1-8B-Instruct', 'model': 'meta-llama/Llama-3.1-8B-Instruct', 'max_model_len': 16384, "
         "'gpu_memory_utilization': 0.95, 'enable_prefix_caching': False}\n",
-        "(APIServer pid=1) DEBUG 01-02 03:04:05 [arg_utils.py:1] Defaulting max_num_seqs to 1024 for X usage context.\n",
+        "(APIServer pid=1) DEBUG 01-02 03:04:05 [a.py:1] Defaulting max_num_seqs to 1024 for X usage context.\n",
         "(APIServer pid=1) INFO 01-02 03:04:05 [s.py:2] Chunked prefill is enabled with max_num_batched_tokens=8192.\n",
         *(
             ENGINE_19.format(level="INFO", file="gpu_worker.py:1", text=text)
             for text in (
-                "worker init memory snapshot: torch_peak=0.0GiB, free_memory=78.68GiB, total_memory=79.19GiB, x=0.51GiB",
+                "worker init memory snapshot: torch_peak=0.0GiB, free_memory=78.68GiB, total_memory=79.19GiB, x=1",
                 "Model loading took 14.99 GiB memory and 9.803794 seconds",
                 "Estimated CUDA graph memory: 0.84 GiB total",
-                "Memory profiling takes 18.17 seconds. Total non KV cache memory: 17.12GiB; torch peak memory increase: "
-                "1.89GiB; non-torch forward increase memory: 0.25GiB; weights memory: 14.99GiB.",
+                "Memory profiling takes 18.17 seconds. Total non KV cache memory: 17.12GiB; torch peak memory "
+                "increase: 1.89GiB; non-torch forward increase memory: 0.25GiB; weights memory: 14.99GiB.",
                 "Available KV cache memory: 58.11 GiB",
                 "GPU KV cache size: 476,016 tokens",
                 "Maximum concurrency for 16,384 tokens per request: 29.05x",
@@ -186,7 +186,9 @@ def test_of_two_starts_the_last_counts() -> None:
 
 def test_a_start_that_ran_out_of_memory() -> None:
     began = LLAMA_19[: LLAMA_19.index("Available KV cache")]
-    found = read(began + "Available KV cache memory: -1.44 GiB\nValueError: No available memory for the cache blocks. Try")
+    found = read(
+        began + "Available KV cache memory: -1.44 GiB\nValueError: No available memory for the cache blocks. Try"
+    )
     assert found.failure == "No available memory for the cache blocks"
     assert in_gib(found)["kv_cache"] == -1.44
     assert read(began + "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB").failure is not None

@@ -17,6 +17,11 @@ REPOSITORY = Path(__file__).parents[3]
 Moeplan = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+def assert_refused(done: subprocess.CompletedProcess[str], code: int, line: str) -> None:
+    """That line alone, and that exit code."""
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", f"moeplan: {line}\n")
+
+
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
     server = HubServer()
@@ -34,6 +39,8 @@ def environment(hub: HubServer, tmp_path: Path) -> dict[str, str]:
         "HF_HOME": str(tmp_path / "hf"),
         "HF_ENDPOINT": hub.url,
         "HF_TOKEN": "hf_SecretSecretSecret",
+        # Else the client asks, once a day, for things of its own.
+        "HF_HUB_DISABLE_TELEMETRY": "1",
         "XDG_DATA_HOME": str(tmp_path / "data"),
         "NO_PROXY": "127.0.0.1",
         "PYTHONPATH": str(REPOSITORY),

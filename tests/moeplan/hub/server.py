@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ _RANGE = re.compile(r"bytes=([0-9]+)-([0-9]+)")
 
 
 class File(NamedTuple):
-    """``head`` followed by zeros up to ``size`` bytes (None: no more). A ``large`` one is served by the other origin."""
+    """``head``, then zeros up to ``size`` bytes (None: no more). A ``large`` one is served by the other origin."""
 
     head: bytes
     size: int | None = None
@@ -74,6 +75,7 @@ class HubServer:
         self.ignores_ranges = False
         self.truncates_ranges = False
         self.drips = False
+        self.delay_s = 0.0
         self.requests: list[Request] = []
         self.sent_bytes = 0
         self.stopping = threading.Event()
@@ -87,8 +89,7 @@ class HubServer:
             server_of = hub
             name = origin
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
+        server = _Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return server
 
@@ -102,6 +103,20 @@ class HubServer:
         """Of the requests with that method, in order."""
         return [request.path for request in self.requests if request.method == method]
 
+    def weights_read(self) -> list[str]:
+        """Names of the weight files of which anything was asked for."""
+        names = {request.path.rpartition("/")[2] for request in self.requests}
+        return sorted(name for name in names if name.endswith((".safetensors", ".gguf")))
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that hang up are what many tests are about."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -111,10 +126,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Nothing on the screen of the tests."""
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self._respond()
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._respond()
 
     def _respond(self) -> None:
@@ -122,17 +137,15 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         headers = {name.lower(): value for name, value in self.headers.items()}
         hub.requests.append(Request(self.name, self.command, path, headers))
-        try:
-            if path in hub.answers:
-                self._send(*hub.answers[path])
-            elif hub.drips:
-                self._drip()
-            elif path.startswith("/api/models/"):
-                self._listing(path.removeprefix("/api/models/"))
-            else:
-                self._resolve(path)
-        except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True
+        hub.stopping.wait(hub.delay_s)
+        if path in hub.answers:
+            self._send(*hub.answers[path])
+        elif hub.drips:
+            self._drip()
+        elif path.startswith("/api/models/"):
+            self._listing(path.removeprefix("/api/models/"))
+        else:
+            self._resolve(path)
 
     def _listing(self, name: str) -> None:
         repo = self.server_of.repos.get(name)
@@ -144,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {"Content-Type": "application/json"}, json.dumps(listing).encode())
 
     def _resolve(self, path: str) -> None:
-        organization, name, kind, revision, file_path = path.lstrip("/").split("/", 4)
+        organization, name, kind, revision, file_path = (*path.lstrip("/").split("/", 4), "", "", "", "")[:5]
         repo = self.server_of.repos.get(f"{organization}/{name}")
         if repo is None or kind != "resolve":
             self._send(404, {"X-Error-Code": "RepoNotFound"})
@@ -156,7 +169,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         elif repo.files[file_path].large and self.name == "hub":
             # The entity tag of a large file is that of its contents, stated by the hub itself.
-            self._send(302, {"Location": self.server_of.files_url + path, **self._facts(repo.files[file_path], "X-Linked-")})
+            self._send(
+                302, {"Location": self.server_of.files_url + path, **self._facts(repo.files[file_path], "X-Linked-")}
+            )
         else:
             self._send_file(repo.files[file_path])
 

@@ -1,54 +1,51 @@
-"""Bytes of llama.cpp's compute buffers: its graphs played through ggml's allocator.
+"""ggml's allocator: how many bytes the tensors of a graph take when each is placed as ggml places it.
 
-ggml places every tensor of a graph once, before anything is computed: into the smallest gap that holds it, or at the
-end; the buffer is as large as the furthest end. Source: ggml 0.26 ``ggml/src/ggml-alloc.c``.
+ggml places every tensor once, before anything is computed: into the smallest gap that holds it, or at the end; the
+buffer is as large as the furthest end. Source: ggml 0.26 ``ggml/src/ggml-alloc.c``.
 """
 
 from __future__ import annotations
 
 from bisect import bisect
-from functools import lru_cache
-from itertools import groupby
 from typing import Final
 
-from planner.engines.llamacpp_graph import Batch, Graph, GraphShape, Layer, Share, host_experts, host_inputs, micro_batch
-
-GPU_ALIGNMENT: Final = 128
-HOST_ALIGNMENT: Final = 32
-REPEATED_LAYERS: Final = 4
-"""After so many equal layers the gaps that they leave repeat, so that more of them take no more."""
 ENDLESS: Final = 1 << 62
 
 
-@lru_cache(maxsize=4096)
-def compute_bytes(shape: GraphShape, batch: Batch, share: Share) -> int:
-    """Bytes of the compute buffer of one device.
+class Graph:
+    """Tensors in the order in which they are computed. ``kept`` are held beside them from beginning to end.
 
-    >>> from planner.engines.llamacpp_graph import GraphShape
-    >>> k25 = GraphShape(7168, 163840, 64, 0, 192, 128, 512, 64, 1536, 18432, 384, 8, 2048, 2048, False, False)
-    >>> layers = (Layer("none"), *[Layer("here")] * 60)
-    >>> compute_bytes(k25, Batch(512, 4, 8192), Share(layers, alone=True))
-    299907104
+    A tensor is named by its number. ``sources`` are the tensors that it is computed from, once per use; ``over`` those
+    of them that it may overwrite if nothing else needs them any more.
     """
-    graph = micro_batch(shape, batch, share._replace(layers=_without_repeats(share.layers)))
-    return peak_bytes(graph, HOST_ALIGNMENT if share.alone else GPU_ALIGNMENT)
 
+    def __init__(self) -> None:
+        self.bytes: list[int] = []
+        self.sources: list[tuple[int, ...]] = []
+        self.over: list[tuple[int, ...]] = []
+        self.kept: list[int] = []
 
-@lru_cache(maxsize=4096)
-def host_bytes(shape: GraphShape, batch: Batch, copies: int = 1, computes_experts: bool = False) -> int:
-    """Bytes of the host's compute buffer beside GPUs, for ``copies`` of every input."""
-    if computes_experts:
-        return peak_bytes(host_experts(shape, batch), HOST_ALIGNMENT)
-    filled, rows = host_inputs(shape, batch)
-    graph = Graph()
-    graph.kept += [*filled * copies, *rows]
-    return peak_bytes(graph, HOST_ALIGNMENT)
+    def add(self, size: int, *sources: int) -> int:
+        """A tensor of ``size`` bytes computed from ``sources``; its number."""
+        return self._write(size, sources, ())
 
+    def change(self, size: int, source: int, *others: int) -> int:
+        """An elementwise operation on ``source``, done in place where it can be."""
+        return self._write(size, (source, *others), (source,))
 
-def _without_repeats(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """The layers with long runs of equal ones cut short; the last stays, since it alone computes the outputs."""
-    runs = [(kind, len(list(run))) for kind, run in groupby(layers)]
-    return tuple([kind for kind, length in runs for _ in range(min(length, REPEATED_LAYERS + 1))])
+    def total(self, size: int, left: int, right: int) -> int:
+        """The sum of two tensors, written over one of them where it can be."""
+        return self._write(size, (left, right), (left, right))
+
+    def use(self, *sources: int) -> None:
+        """A use that leaves nothing in this buffer: a write into the KV cache, a copy to another device."""
+        self._write(0, sources, ())
+
+    def _write(self, size: int, sources: tuple[int, ...], over: tuple[int, ...]) -> int:
+        self.bytes.append(size)
+        self.sources.append(sources)
+        self.over.append(over)
+        return len(self.bytes) - 1
 
 
 def peak_bytes(graph: Graph, alignment: int) -> int:

@@ -1,0 +1,53 @@
+"""``llama-server`` with the placement of a configuration written out."""
+
+from __future__ import annotations
+
+from planner.engines.base import Config, LaunchSpec, visible_devices
+from planner.engines.llamacpp_work import batch_size, cells_for, is_unified
+from planner.request import PricedRelease, Request
+from profiles.engines import EngineFacts
+from profiles.model import Release
+
+
+def launch_spec(request: Request, release: PricedRelease, config: Config, facts: EngineFacts) -> LaunchSpec:
+    """Arguments and environment; nothing that decides memory is left to a default or to ``--fit``."""
+    settings, version = request.settings, config.version
+    arguments = ["llama-server", *model_arguments(request.model.id, release.release, facts, version)]
+    arguments += [
+        "--ctx-size", str(cells_for(request, config).total), "--parallel", str(config.sequences),
+        "--batch-size", str(batch_size(request, config, facts)), "--ubatch-size", str(config.batched_tokens),
+        "--flash-attn", "off" if settings.flash_attention is False else "on",
+        "--cache-type-k", config.kv_dtype, "--cache-type-v", settings.cache_type_v or config.kv_dtype,
+        "--fit", "off",
+    ]  # fmt: skip
+    if config.sequences > 1:
+        arguments.append(facts.flag("kv_unified" if is_unified(request, config) else "no_kv_unified", version))
+    arguments += ["--n-gpu-layers", "999" if config.placement else "0"]
+    if len(config.placement) > 1:
+        # The output layer counts as one more layer, and the plan has it on the last GPU.
+        shares = (*config.placement[:-1], config.placement[-1] + 1)
+        arguments += ["--tensor-split", ",".join(str(share) for share in shares)]
+    if config.placement and config.cpu_expert_layers:
+        arguments += [facts.flag("n_cpu_moe", version), str(config.cpu_expert_layers)]
+    if ("op_offload", "off") in config.options:
+        arguments.append(facts.flag("no_op_offload", version))
+    if config.disk_bytes:
+        arguments.append(facts.flag("no_repack", version))
+    if ("prompt_cache", "off") in config.options:
+        arguments += [facts.flag("cache_ram", version), "0"]
+    arguments += ["--jinja", "--alias", request.model.id, "--host", "127.0.0.1", "--port", "8080"]
+    node = request.machine.nodes[config.group.nodes[0]] if config.group else None
+    used = [gpu.driver_index for gpu in node.gpus[: len(config.placement)]] if node else []
+    return LaunchSpec(tuple(arguments), visible_devices(node, used) if node else {})
+
+
+def model_arguments(model_id: str, release: Release, facts: EngineFacts, version: str) -> list[str]:
+    """How the release is found: on the Hub, in the user's file, or in the one that quantizing the model would write.
+
+    From a repository llama.cpp would take a vision projector along, which a plan for text does not count.
+    """
+    if release.publisher == "local":
+        return ["--model", release.release]
+    if release.status == "published":
+        return ["--hf-repo", f"{release.release}:{release.quantization}", facts.flag("no_mmproj", version)]
+    return ["--model", f"{model_id}-{release.quantization}.gguf"]

@@ -1,0 +1,114 @@
+"""Where llama.cpp's layers go: contiguous runs on the GPUs, in order, and the experts of the first layers in RAM."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from operator import add
+from typing import Final, NamedTuple
+
+EVENING_FACTORS: Final = (1.02, 1.05, 1.1, 1.2, 1.4, 1.8, 2.5)
+"""How much more than the average a GPU may be filled, tried in order: layers do not divide at will."""
+
+
+class Placement(NamedTuple):
+    """Layers on each GPU, and how many of the first layers keep their routed experts in RAM."""
+
+    layers: tuple[int, ...]
+    on_cpu: int
+
+
+class Sums(NamedTuple):
+    """Bytes of the first layers, for every number of them: without routed experts, of those, and together."""
+
+    always: list[float]
+    experts: list[float]
+    both: list[float]
+
+
+def sums_of(always: Iterable[float], experts: Iterable[float]) -> Sums:
+    """Running totals of bytes per layer."""
+    fixed, routed = list(accumulate(always, initial=0.0)), list(accumulate(experts, initial=0.0))
+    return Sums(fixed, routed, list(map(add, fixed, routed)))
+
+
+def fewest_in_ram(sums: Sums, first_routed: int, caps: Sequence[float], head: float) -> Placement | None:
+    """The placement with the fewest layers' experts in RAM, at least those of the first layer that has any.
+
+    ``caps`` are the bytes each GPU has for layers, ``head`` is what the last one holds beside them. None when not even
+    all experts in RAM would do.
+    """
+    low, high = first_routed + 1, len(sums.always) - 1
+    if low > high or _fill(sums, high, caps, head) is None:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if _fill(sums, middle, caps, head) is None:
+            low = middle + 1
+        else:
+            high = middle
+    return Placement(_even(sums, high, caps, head), high)
+
+
+def evened(sums: Sums, on_cpu: int, caps: Sequence[float], head: float) -> Placement | None:
+    """The placement that fills GPUs alike with the experts of the first ``on_cpu`` layers in RAM; None without room."""
+    if _fill(sums, on_cpu, caps, head) is None:
+        return None
+    return Placement(_even(sums, on_cpu, caps, head), on_cpu)
+
+
+def balanced(
+    always: Sequence[float], experts: Sequence[float], on_cpu: int, caps: Sequence[float], head: float
+) -> tuple[int, ...] | None:
+    """Layers per GPU such that all are filled alike and none above its cap; None if that is impossible.
+
+    >>> balanced([1.0] * 6, [9.0] * 6, 2, [40.0, 80.0], 5.0)
+    (3, 3)
+    """
+    placed = evened(sums_of(always, experts), min(on_cpu, len(always)), caps, head)
+    return placed.layers if placed else None
+
+
+def spread(layers: int, gpus: int) -> tuple[int, ...]:
+    """Equal shares, for what fits nowhere.
+
+    >>> spread(61, 3)
+    (21, 21, 19)
+    """
+    share = -(-layers // gpus)
+    return tuple([max(0, min(share, layers - share * gpu)) for gpu in range(gpus)])
+
+
+def _fill(sums: Sums, on_cpu: int, caps: Sequence[float], head: float) -> list[int] | None:
+    """As many layers on each GPU as it holds, from the first on."""
+    counts = []
+    start, last = 0, len(caps) - 1
+    for gpu, cap in enumerate(caps):
+        room = cap - head if gpu == last else cap
+        if room < 0 and gpu == last:
+            return None
+        stop = start
+        if start < on_cpu:
+            stop = min(bisect_right(sums.always, sums.always[start] + room) - 1, on_cpu)
+        if start >= on_cpu or stop == on_cpu:
+            in_ram = sums.experts[max(start, on_cpu)]
+            stop = max(stop, bisect_right(sums.both, sums.always[start] + in_ram + room) - 1)
+        stop = max(start, stop)
+        counts.append(stop - start)
+        start = stop
+    return counts if start == len(sums.always) - 1 else None
+
+
+def _even(sums: Sums, on_cpu: int, caps: Sequence[float], head: float) -> tuple[int, ...]:
+    """The placement at the smallest common fill of the GPUs that is found possible; at their full memory it is."""
+    total, room = sums.both[-1] - sums.experts[on_cpu] + head, sum([cap for cap in caps if cap > 0])
+    least = total / room if room else 1.0
+    for factor in EVENING_FACTORS if len(caps) > 1 else ():
+        if least * factor < 1.0:
+            counts = _fill(sums, on_cpu, [cap * least * factor for cap in caps], head)
+            if counts is not None:
+                return tuple(counts)
+    full = _fill(sums, on_cpu, caps, head)
+    assert full is not None
+    return tuple(full)

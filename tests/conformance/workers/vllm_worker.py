@@ -1,0 +1,142 @@
+"""Puts `vllm serve` argument lists through vLLM's own code, up to the engine's complete configuration.
+
+Runs under the interpreter that setup.sh makes, not under the project's. Every line of standard input is a request
+(`argv` after `vllm serve`, `model` the folder that stands for the model's name, `gpu` its name, CUDA capability and
+bytes, `gpus` on this node); every line of standard output is the answer. A `gpu` of None stops after the parser,
+which is all that this CUDA build can say of other vendors' GPUs.
+
+Three things are stood in for, each because it is compiled for CUDA: the platform (told which GPU it is on), the
+kernels' extension modules (imported, never called) and flash-attention's Python face. Everything that reads, compares
+or refuses is vLLM's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+EXTENSIONS = ("vllm._C_stable_libtorch", "vllm._moe_C_stable_libtorch", "vllm._qutlass_C")
+CAPABILITY_QUERIES = (
+    "cutlass_scaled_mm_supports_fp8",
+    "cutlass_scaled_mm_supports_block_fp8",
+    "cutlass_group_gemm_supported",
+)
+FIRST_GPU = {"name": "NVIDIA H100 80GB HBM3", "capability": [9, 0], "bytes": 80 << 30}
+
+
+class Refused(Exception):
+    """The argument parser called `error`."""
+
+
+def stand_in_for_compiled_code() -> None:
+    """Empty extension modules, the three operators that are asked while vLLM is imported, and flash-attention."""
+    for name in EXTENSIONS:
+        sys.modules[name] = types.ModuleType(name)
+    library = importlib.import_module("torch").library.Library("_C", "DEF")
+    for query in CAPABILITY_QUERIES:
+        library.define(f"{query}(int capability) -> bool")
+        library.impl(query, lambda capability: capability >= 90, "CompositeExplicitAutograd")
+    flash_attention = types.ModuleType("vllm.vllm_flash_attn")
+    for name in ("compile_flash_attn_varlen_func_from_specs", "flash_attn_varlen_func", "get_scheduler_metadata"):
+        setattr(flash_attention, name, None)
+    sys.modules[flash_attention.__name__] = flash_attention
+
+
+def install_platform() -> Callable[[dict[str, Any], int], None]:
+    """Makes vLLM's CUDA platform the current one; the function returned says what GPUs it has."""
+    cuda = importlib.import_module("vllm.platforms.cuda")
+    capability_type = importlib.import_module("vllm.platforms.interface").DeviceCapability
+    now: dict[str, Any] = {}
+
+    def describe(gpu: dict[str, Any], count: int) -> None:
+        now.update(gpu, capability=capability_type(*gpu["capability"]), count=count)
+
+    facts: dict[str, Any] = {
+        "get_device_capability": lambda cls, device_id=0: now["capability"],
+        "get_device_name": lambda cls, device_id=0: now["name"],
+        "get_device_total_memory": lambda cls, device_id=0: now["bytes"],
+        "device_count": lambda cls: now["count"],
+        "is_fully_connected": lambda cls, device_ids: True,
+        "get_all_device_numa_nodes": lambda cls: None,
+    }
+    methods = {name: classmethod(function) for name, function in facts.items()}
+    describe(FIRST_GPU, 8)
+    importlib.import_module("vllm.platforms")._current_platform = type("Gpu", (cuda.CudaPlatformBase,), methods)()
+    return describe
+
+
+def make_parser() -> Any:
+    """The parser of `vllm serve`; its `error` raises instead of leaving the process."""
+    arguments = importlib.import_module("vllm.entrypoints.common.cli_args")
+    parser = importlib.import_module("vllm.utils.argparse_utils").FlexibleArgumentParser()
+
+    def error(message: str) -> None:
+        raise Refused(message)
+
+    parser.error = error
+    return arguments.make_arg_parser(parser)
+
+
+def understood(config: Any) -> dict[str, Any]:
+    """What the engine's configuration says in the end; `gpus` are those that this node's processes take."""
+    parallel, cache, scheduler = config.parallel_config, config.cache_config, config.scheduler_config
+    multimodal = config.model_config.multimodal_config
+    return {
+        "tp": parallel.tensor_parallel_size,
+        "pp": parallel.pipeline_parallel_size,
+        "dp": parallel.data_parallel_size,
+        "dcp": parallel.decode_context_parallel_size,
+        "expert_parallel": parallel.enable_expert_parallel,
+        "gpus": parallel.local_world_size * parallel.data_parallel_size_local,
+        "world": parallel.world_size_across_dp,
+        "kv_dtype": cache.cache_dtype,
+        "utilization": cache.gpu_memory_utilization,
+        "context": config.model_config.max_model_len,
+        "sequences": scheduler.max_num_seqs,
+        "batched_tokens": scheduler.max_num_batched_tokens,
+        "eager": config.model_config.enforce_eager,
+        "text_only": multimodal is None or multimodal.language_model_only,
+        "quantization": config.model_config.quantization,
+        "served": config.model_config.served_model_name,
+    }
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    stand_in_for_compiled_code()
+    describe = install_platform()
+    parser = make_parser()
+    arguments = importlib.import_module("vllm.entrypoints.common.cli_args")
+    engine = importlib.import_module("vllm.engine.arg_utils")
+    usage = importlib.import_module("vllm.usage.usage_lib").UsageContext.OPENAI_API_SERVER
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        args = parser.parse_args(request["argv"])
+        arguments.validate_parsed_serve_args(args)
+        arguments.validate_api_server_args(args)
+        name, args.model = args.model_tag, request["model"]
+        engine_args = engine.AsyncEngineArgs.from_cli_args(args)
+        if request["gpu"] is None:
+            return {"model": name}
+        describe(request["gpu"], request["gpus"])
+        config = engine_args.create_engine_config(usage_context=usage, headless=args.headless)
+        return {"model": name, **understood(config)}
+
+    version = importlib.import_module("importlib.metadata").version("vllm")
+    print(json.dumps({"version": version}), file=answers, flush=True)
+    for line in sys.stdin:
+        try:
+            reply = {"accepted": True, **answer(json.loads(line))}
+        except (Exception, SystemExit) as problem:
+            reply = {"accepted": False, "error": f"{type(problem).__name__}: {problem}"}
+        print(json.dumps(reply), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

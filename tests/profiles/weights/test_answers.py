@@ -1,0 +1,155 @@
+"""Weight files through the public door: the calculator, a plan, an estimate, and the command that starts it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moeplan.api import estimate, memory, plan
+from moeplan.cli import main
+from planner.errors import BadRequest, Undetermined
+from tests.profiles.weights.architectures import MODELS, build, heads, repeated
+from tests.profiles.weights.checkpoints import small_config, small_model, stored_tensors, write_checkpoint
+from tests.profiles.weights.test_projector import projector
+from tests.support.gguf_models import kimi_k25_spec, routed_experts
+from tests.support.gguf_writer import write_gguf
+
+
+@pytest.fixture
+def kimi(tmp_path: Path) -> Path:
+    """The first of three shards of Kimi K2.5 with its routed experts in Q2_K."""
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    spec = kimi_k25_spec(routed_experts("q2_k", "q8_0"))
+    return write_gguf(folder / "Kimi-K2.5-Q2_K.gguf", spec, data="sparse", splits=3)[0]
+
+
+def test_memory_of_a_gguf_file(kimi: Path) -> None:
+    report = memory(str(kimi))
+    (row,) = report.weights
+    assert (row.quantization, row.publisher, row.evidence) == ("Q2_K", "local", "exact")
+    assert row.release == str(kimi)
+    assert row.bytes == sum(row.bytes_by_class.values()) == 345_886_853_120
+    assert report.parameters.total == 1_026_408_232_448
+    mla = {each.dtype: each.bytes_per_token for each in report.kv_cache if each.layout == "mla"}
+    assert mla["bf16"] == 70_272
+
+
+def test_a_plan_starts_the_file_itself(kimi: Path) -> None:
+    # Named by another shard and relative to nowhere: the command has the first one, in full.
+    found = plan(str(kimi.with_name(kimi.name.replace("00001", "00003"))), gpu="8xH200", ram="1TiB")
+    assert found.candidates
+    for candidate in found.candidates:
+        assert candidate.engine.name == "llama.cpp"
+        argv = candidate.launch.argv
+        assert argv[argv.index("--model") + 1] == str(kimi)
+        weights = sum(device.weights_bytes for device in candidate.memory.devices if device.kind != "disk")
+        assert weights == 345_886_853_120
+        assert "maker" not in str(candidate.quality)
+
+
+def test_a_relative_path_is_written_out(kimi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(kimi.parent)
+    (candidate,) = estimate(kimi.name, gpu="8xH200", ram="1TiB", engine="llama.cpp").candidates
+    argv = candidate.launch.argv
+    assert argv[argv.index("--model") + 1] == str(kimi)
+
+
+def test_quality_of_a_file_is_not_taken_for_lossless(kimi: Path) -> None:
+    bounds = {"max_kld": 0.01, "quality_suite": "wikitext"}
+    found = plan(str(kimi), gpu="8xH200", ram="1TiB", **bounds)  # type: ignore[arg-type]
+    assert not found.candidates
+    assert "was not measured" in found.rejected[0].reason
+
+
+def test_an_estimate_in_another_type_is_hypothetical(kimi: Path) -> None:
+    (candidate,) = estimate(str(kimi), gpu="8xH200", ram="2TiB", engine="llama.cpp", quant="Q4_K_M").candidates
+    weights = sum(device.weights_bytes for device in candidate.memory.devices if device.kind != "disk")
+    assert weights == pytest.approx(620_550_916_096, rel=1e-9)
+
+
+def test_a_projector_is_in_the_weights_and_not_in_the_plan_for_text(kimi: Path) -> None:
+    before = memory(str(kimi)).weights[0]
+    write_gguf(kimi.with_name("mmproj-F16.gguf"), projector(leads_to=7168), data="sparse")
+    after = memory(str(kimi)).weights[0]
+    assert after.bytes - before.bytes == after.bytes_by_class["vision"] > 0
+    assert "mmproj-F16.gguf" in after.note
+    (candidate,) = estimate(str(kimi), gpu="8xH200", ram="1TiB", engine="llama.cpp").candidates
+    assert "--mmproj" not in candidate.launch.argv
+    weights = sum(device.weights_bytes for device in candidate.memory.devices if device.kind != "disk")
+    assert weights == before.bytes
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt-oss", "kimi-linear", "qwen35moe mtp", "glm-dsa shared", "llama tied", "qwen2moe"]
+)
+def test_every_kind_of_cache_is_planned(tmp_path: Path, name: str) -> None:
+    (path,) = write_gguf(tmp_path / "model.gguf", MODELS[name], data="sparse")
+    assert memory(str(path), context=2048, sequences=2).kv_cache
+    found = plan(str(path), gpu="2xA100-80", ram="64GiB", context=2048, input_tokens=512, output_tokens=128)
+    assert found.candidates
+    assert found.candidates[0].fits
+
+
+@pytest.mark.parametrize("name", ["Kimi-K2.5", "DeepSeek-V3", "gpt-oss-20b", "Qwen3.5-397B-A17B"])
+def test_a_checkpoint_is_planned(tmp_path: Path, name: str) -> None:
+    tensors = stored_tensors(small_model(name))
+    folder = write_checkpoint(tmp_path / "model", tensors, small_config(name), 2)
+    (row,) = memory(str(folder)).weights
+    assert (row.bytes, row.evidence) == (sum(each.nbytes for each in tensors.values()), "exact")
+    found = plan(str(folder), gpu="8xH200", ram="1TiB", engine="vllm")
+    assert found.candidates
+    assert str(folder) in found.candidates[0].launch.argv
+
+
+def test_an_unexplained_tensor_is_told_with_the_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.profiles.weights.checkpoints import Stored
+
+    tensors = stored_tensors(small_model("Qwen3-32B"))
+    tensors |= {f"model.layers.{layer}.odd": Stored("F32", (28,)) for layer in range(4)}
+    folder = write_checkpoint(tmp_path / "model", tensors, small_config("Qwen3-32B"))
+    assert main(["memory", str(folder), "--json"]) == 0
+    said = capsys.readouterr()
+    report: dict[str, Any] = json.loads(said.out)
+    assert any(note.startswith("4 tensors of 112 bytes are in the files") for note in report["notes"])
+
+
+def _unknown(folder: Path) -> Path:
+    return write_gguf(folder / "model.gguf", build("falcon", repeated(heads)), data="sparse")[0]
+
+
+def _alone(folder: Path) -> Path:
+    return write_gguf(folder / "mmproj-F16.gguf", projector(), data="sparse")[0]
+
+
+def _no_config(folder: Path) -> Path:
+    return write_checkpoint(folder / "model", stored_tensors(small_model("Qwen3-32B")))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "code", "said"),
+    [
+        (_unknown, Undetermined, 3, "no reader for the GGUF architecture 'falcon'"),
+        (_alone, BadRequest, 2, "a vision projector, not a model"),
+        (_no_config, BadRequest, 2, "needs the config.json of the model"),
+    ],
+)
+def test_refusals_are_one_line_with_their_exit_code(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    make: Callable[[Path], Path],
+    error: type[Exception],
+    code: int,
+    said: str,
+) -> None:
+    path = make(tmp_path)
+    with pytest.raises(error, match=said):
+        plan(str(path), gpu="8xH200")
+    assert main(["plan", str(path), "--gpu", "8xH200"]) == code
+    line = capsys.readouterr().err
+    assert said in line
+    assert line.count("\n") == 1
