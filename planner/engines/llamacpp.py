@@ -19,6 +19,8 @@ from profiles.engines import EngineFacts, load_engine
 __all__ = ["ENGINE", "LlamaCpp", "balanced", "cell_bytes", "has_back_end", "shortage"]
 
 LARGE_UBATCH: Final = 4096
+ROOM_FOR_WEIGHTS: Final = 0.85
+"""Share of the GPUs beyond which a model's experts may have to leave them."""
 NO_OFFLOAD: Final = ("op_offload", "off")
 
 
@@ -69,7 +71,8 @@ class LlamaCpp:
                 placement=(0,) * len(gpus),
             )
             yield base
-            if settings.ubatch is None and not request.exact and gpus:
+            offloads = release.tensors.bytes > ROOM_FOR_WEIGHTS * sum([gpu.visible for gpu in gpus])
+            if settings.ubatch is None and not request.exact and gpus and offloads:
                 # Prompts stream the experts in RAM over PCIe once per micro-batch.
                 yield base._replace(batched_tokens=LARGE_UBATCH)
 

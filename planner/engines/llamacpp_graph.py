@@ -7,7 +7,7 @@ the scheduler of ``ggml/src/ggml-backend.cpp``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import Final, NamedTuple
 
@@ -102,15 +102,49 @@ def _cached_width(group: KvGroup) -> int:
     return group.kv_lora_rank + group.rope_dim + group.n_kv_heads * (group.head_dim + group.v_head_dim)
 
 
+class _LayerInputs:
+    """Inputs that layers share, placed with the first piece of the graph that uses them.
+
+    Experts computed elsewhere cut the graph into pieces: a piece begins within the layer that has them.
+    """
+
+    def __init__(self, place: Callable[[int], int], shape: GraphShape, batch: Batch, share: Share) -> None:
+        self._place, self._shape, self._batch, self._share = place, shape, batch, share
+        self._caches: dict[bool, CacheInputs] = {}
+        self.outputs: int | None = None
+        self.begin_piece(0)
+
+    def begin_piece(self, first: int) -> None:
+        """Place what layers from ``first`` to the next cut need, and the outputs' places if the last is one of them."""
+        layers = self._share.layers
+        for number in range(first, len(layers)):
+            self.cache(windowed=layers[number].windowed)
+            if number == len(layers) - 1 and self._share.last:
+                self.outputs = self._place(F32 * self._batch.outputs)
+            if layers[number].experts not in ("none", "here"):
+                return
+
+    def cache(self, *, windowed: bool) -> CacheInputs:
+        """The inputs of that kind of attention layer."""
+        found = self._caches.get(windowed)
+        if found is None:
+            place, shape, batch = self._place, self._shape, self._batch
+            cells = batch.window_cells if windowed else batch.cells
+            rotations = tuple([place(side * side * F32) if side else None for side in _rotation_sides(shape, batch)])
+            size = _value_places_bytes(shape, batch)
+            keys, values = place(INT64 * batch.tokens), place(size) if size else None
+            found = CacheInputs(cells, keys, values, place(_mask_bytes(batch, cells)), rotations)
+            self._caches[windowed] = found
+        return found
+
+
 class _Inputs(NamedTuple):
     """Numbers of the inputs of a share; ``norm`` is None where the share normalises its first input itself."""
 
     hidden: int
     norm: int | None
     positions: int
-    full: CacheInputs
-    window: CacheInputs
-    outputs: int | None
+    layers: _LayerInputs
 
 
 def micro_batch(shape: GraphShape, batch: Batch, share: Share) -> Graph:
@@ -118,25 +152,26 @@ def micro_batch(shape: GraphShape, batch: Batch, share: Share) -> Graph:
     graph = Graph()
     if not share.layers:
         return _head_alone(graph, shape, batch, share)
-    inputs = _own_inputs(graph, shape, batch) if share.alone else _copied_inputs(graph, shape, batch, share)
+    inputs = _own_inputs(graph, shape, batch, share) if share.alone else _copied_inputs(graph, shape, batch, share)
     hidden, norm = inputs.hidden, inputs.norm
     attention = latent_attention if shape.latent else grouped_attention
     tokens, width = batch.tokens, shape.hidden * F32 * batch.tokens
     for number, layer in enumerate(share.layers, 1):
         norm = graph.change(width, graph.add(width, hidden) if norm is None else norm)
-        cache = inputs.window if layer.windowed else inputs.full
+        cache = inputs.layers.cache(windowed=layer.windowed)
         result = graph.add(width, attention(graph, shape, batch, cache, inputs.positions, norm))
         if shape.biased:
             result = graph.change(width, result)
-        if number == len(share.layers) and inputs.outputs is not None:
+        if number == len(share.layers) and (outputs := inputs.layers.outputs) is not None:
             tokens, width = batch.outputs, shape.hidden * F32 * batch.outputs
-            result, hidden = graph.add(width, result, inputs.outputs), graph.add(width, hidden, inputs.outputs)
+            result, hidden = graph.add(width, result, outputs), graph.add(width, hidden, outputs)
         residual = graph.total(width, result, hidden)
         norm = graph.change(width, graph.add(width, residual))
         if layer.experts == "none":
             out = swiglu(graph, norm, tokens, shape.dense_ffn, shape.hidden)
         else:
-            routed = routed_experts(graph, shape, layer.experts, share.copied_bytes, norm, tokens)
+            begin_next = partial(inputs.layers.begin_piece, number)
+            routed = routed_experts(graph, shape, layer.experts, share.copied_bytes, norm, tokens, begin_next)
             if routed is None and not shape.shared_ffn:
                 # Without a shared expert to bring it back, the sum and the next norm stay on the first GPU too.
                 graph.use(residual)
@@ -217,17 +252,18 @@ def _rotation_sides(shape: GraphShape, batch: Batch) -> tuple[int, int]:
     )
 
 
-def _own_inputs(graph: Graph, shape: GraphShape, batch: Batch) -> _Inputs:
+def _own_inputs(graph: Graph, shape: GraphShape, batch: Batch, share: Share) -> _Inputs:
     """Inputs of the only device: they are filled in its buffer, and so are the rows of the embedding."""
     row, width = F32 * batch.tokens, shape.hidden * F32 * batch.tokens
     tokens, _ = graph.add(row), graph.add(width)
     mixed = (graph.add(row), graph.add(INT64 * batch.tokens), graph.add(width)) if batch.mixed_inputs else None
-    inputs = _Inputs(0, None, graph.add(row), *_cache_inputs(graph.add, shape, batch), graph.add(F32 * batch.outputs))
-    inputs = inputs._replace(hidden=graph.add(width, tokens))
+    positions = graph.add(row)
+    layers = _LayerInputs(graph.add, shape, batch, share)
+    hidden = graph.add(width, tokens)
     if mixed:
         mixed_tokens, slots, embeddings = mixed
         _merge(graph, width, graph.add(width, mixed_tokens), slots, embeddings)
-    return inputs
+    return _Inputs(hidden, None, positions, layers)
 
 
 def _copied_inputs(graph: Graph, shape: GraphShape, batch: Batch, share: Share) -> _Inputs:
@@ -244,31 +280,17 @@ def _copied_inputs(graph: Graph, shape: GraphShape, batch: Batch, share: Share) 
     embeddings, merged, slots = (place(width), place(width), place(2 * row)) if mixed else (0, 0, 0)
     opening = place(width)
     positions = place(row)
-    caches = _cache_inputs(place, shape, batch)
+    layers = _LayerInputs(place, shape, batch, share)
     hidden, norm = (opening, None) if share.first else (place(width), opening)
-    outputs = place(F32 * batch.outputs) if share.last else None
     if mixed:
         _merge(graph, width, merged, slots, embeddings)
-    return _Inputs(hidden, norm, positions, *caches, outputs)
+    return _Inputs(hidden, norm, positions, layers)
 
 
 def _merge(graph: Graph, width: int, rows: int, slots: int, embeddings: int) -> None:
     """Rows of the embedding are written into a copy of the embeddings that came, which nothing releases."""
     graph.add(width, embeddings)
     graph.use(rows, slots)
-
-
-def _cache_inputs(place: Callable[[int], int], shape: GraphShape, batch: Batch) -> tuple[CacheInputs, CacheInputs]:
-    """Inputs of full and of windowed attention layers; the same where there is one kind."""
-    kinds = []
-    for cells in [batch.cells, batch.window_cells] if batch.window_cells else [batch.cells]:
-        rotations = tuple([place(side * side * F32) if side else None for side in _rotation_sides(shape, batch)])
-        values = _value_places_bytes(shape, batch)
-        keys = place(INT64 * batch.tokens)
-        kinds.append(
-            CacheInputs(cells, keys, place(values) if values else None, place(_mask_bytes(batch, cells)), rotations)
-        )
-    return kinds[0], kinds[-1]
 
 
 @lru_cache(maxsize=4096)

@@ -14,7 +14,7 @@ def launch_spec(request: Request, release: PricedRelease, config: Config, facts:
     settings, version = request.settings, config.version
     arguments = ["llama-server", *model_arguments(request.model.id, release.release, facts, version)]
     arguments += [
-        "--ctx-size", str(cells_for(request, config).total), "--parallel", str(config.sequences),
+        "--ctx-size", str(cells_for(request, config, facts).total), "--parallel", str(config.sequences),
         "--batch-size", str(batch_size(request, config, facts)), "--ubatch-size", str(config.batched_tokens),
         "--flash-attn", "off" if settings.flash_attention is False else "on",
         "--cache-type-k", config.kv_dtype, "--cache-type-v", settings.cache_type_v or config.kv_dtype,

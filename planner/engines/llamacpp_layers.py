@@ -6,6 +6,7 @@ Sizes are bytes. Activations are F32; the attention mask is F16 with flash atten
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
 from planner.engines.llamacpp_allocator import Graph
@@ -80,9 +81,18 @@ def swiglu(graph: Graph, norm: int, tokens: int, ffn: int, hidden: int) -> int:
 
 
 def routed_experts(
-    graph: Graph, shape: GraphShape, where: Experts, copied_bytes: int, norm: int, tokens: int
+    graph: Graph,
+    shape: GraphShape,
+    where: Experts,
+    copied_bytes: int,
+    norm: int,
+    tokens: int,
+    begin_next: Callable[[], None],
 ) -> int | None:
-    """The weighted sum over the chosen experts; None where it is left to the first GPU."""
+    """The weighted sum over the chosen experts; None where it is left to the first GPU.
+
+    ``begin_next`` places the inputs of the piece of the graph that begins here when the experts are elsewhere.
+    """
     scores, each = shape.experts * F32 * tokens, shape.top_k * F32 * tokens
     inner, outer, width = each * shape.expert_ffn, each * shape.hidden, shape.hidden * F32 * tokens
     # Small batches are not worth a copy: the CPU computes what it holds.
@@ -95,10 +105,12 @@ def routed_experts(
     if where == "first_gpu":
         graph.use(norm, ranked)
         graph.use(weights)
+        begin_next()
         return None
     if where == "host":
         graph.use(norm, ranked)
         down = graph.add(outer)
+        begin_next()
     else:
 
         def weight() -> tuple[int, ...]:
@@ -107,7 +119,10 @@ def routed_experts(
         gate = graph.add(inner, norm, ranked, *weight())
         up = graph.add(inner, norm, ranked, *weight())
         product = graph.add(inner, gate, up)
-        down = graph.add(outer, product, ranked, *weight())
+        copied = weight()
+        if copied:
+            begin_next()
+        down = graph.add(outer, product, ranked, *copied)
     weighted = graph.change(outer, down, weights)
     out = graph.add(width, weighted, weighted)
     for _ in range(shape.top_k - 2):

@@ -110,22 +110,28 @@ def batch_size(request: Request, config: Config, facts: EngineFacts) -> int:
     return request.settings.batch or max(int(facts.at("batch", config.version).value), config.batched_tokens)
 
 
-def cells_for(request: Request, config: Config) -> Cells:
+def micro_batch_size(request: Request, config: Config, facts: EngineFacts) -> int:
+    """The micro-batch, which llama.cpp cuts to the logical batch."""
+    return min(config.batched_tokens, batch_size(request, config, facts))
+
+
+def cells_for(request: Request, config: Config, facts: EngineFacts) -> Cells:
     """The context in exact mode, else what the demand needs of as many requests as have a slot."""
     demand, context = request.demand, config.context
     if not request.exact and request.workload_given:
         each = demand.input_tokens + demand.output_tokens
         context = max(demand.context, min(demand.concurrency, config.sequences) * each)
-    return cells_of(request.model, context, config.sequences, is_unified(request, config), config.batched_tokens)
+    ubatch = micro_batch_size(request, config, facts)
+    return cells_of(request.model, context, config.sequences, is_unified(request, config), ubatch)
 
 
 def work_of(request: Request, release: PricedRelease, config: Config, facts: EngineFacts) -> Work:
     """What the configuration computes with. Raises ``UnsupportedKvDtype``."""
-    cells = cells_for(request, config)
+    cells = cells_for(request, config, facts)
     settings, version = request.settings, config.version
     flash = settings.flash_attention is not False
     vendor = config.group.gpu.vendor if config.group and config.placement else ""
-    ubatch = min(config.batched_tokens, batch_size(request, config, facts))
+    ubatch = micro_batch_size(request, config, facts)
     key = (
         "llama.cpp work", cells, config.kv_dtype, settings.cache_type_v, ubatch, config.sequences, flash, vendor,
         version,

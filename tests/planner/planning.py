@@ -57,3 +57,8 @@ def layout_key(found: Found) -> tuple[object, ...]:
         config.engine, release.publisher, release.quantization, config.tp, config.pp, config.dp, config.ep,
         config.dcp, config.attention_dp, config.kv_dtype,
     )  # fmt: skip
+
+
+def starting(outcome: Outcome) -> set[tuple[object, ...]]:
+    """Keys of the configurations that fit."""
+    return {layout_key(found) for found in outcome.found if found.priced.verdict == "fits"}

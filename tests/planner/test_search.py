@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from formulas.units import GIB
 from planner.assemble import make_plan
 from planner.plan import Candidate, Plan
 from planner.request import OBJECTIVES
-from planner.search import Outcome, search
+from planner.search import search
 from profiles.config_reader import BadConfig, UnknownFamily
 from profiles.headers.errors import BadModelFile
-from tests.planner.planning import K25, layout_key, machine_from, outcome_of, request_of
+from tests.planner.planning import K25, machine_from, outcome_of, request_of, starting
 
 CONFIGS = sorted((Path(__file__).parents[1] / "profiles" / "data" / "configs").glob("*.json"))
 GPUS = (
@@ -88,7 +87,7 @@ def test_every_device_of_every_candidate_exists() -> None:
     for described in several:
         machine = machine_from(**described)
         names = {(number, gpu.driver_index): gpu.name for number, node in enumerate(machine.nodes) for gpu in node.gpus}
-        for candidate in planned(top=1000, **described).candidates:
+        for candidate in planned(top=60, **described).candidates:
             gpus = [device for device in candidate.memory.devices if device.kind == "gpu"]
             places = [(device.node, device.index) for device in gpus]
             assert len(places) == len(set(places))
@@ -154,70 +153,6 @@ def test_the_first_candidate_is_the_best_by_its_objective(objective: str) -> Non
 def test_quality_puts_the_makers_weights_first() -> None:
     first = planned(gpu="8xH200", objective="quality").candidates[0]
     assert first.quality.native
-
-
-def starting(outcome: Outcome) -> set[tuple[object, ...]]:
-    return {layout_key(found) for found in outcome.found if found.priced.verdict == "fits"}
-
-
-@pytest.mark.parametrize("gpu", ["8xH200", "8xH100", "4xB200", "4xA100-80", "rtx-4090", "none"])
-def test_a_longer_context_never_lets_more_layouts_fit(gpu: str) -> None:
-    given: dict[str, Any] = {"gpu": gpu, "ram": "512GiB"}
-    sets = [starting(outcome_of(context=context, **given)) for context in ("8k", "32k", "128k", "256k")]
-    for shorter, longer in pairwise(sets):
-        assert longer <= shorter
-
-
-@pytest.mark.parametrize("gpu", ["8xH200", "8xH100", "4xA100-80"])
-def test_more_requests_never_let_more_layouts_fit(gpu: str) -> None:
-    given: dict[str, Any] = {"gpu": gpu, "ram": "512GiB"}
-    sets = [starting(outcome_of(concurrency=concurrency, **given)) for concurrency in (1, 8, 64, 512)]
-    for fewer, more in pairwise(sets):
-        assert more <= fewer
-
-
-@pytest.mark.parametrize("gpu", ["none", "rtx-4090", "2xH100", "4xA100-80", "8xH100"])
-def test_more_ram_never_loses_an_answer(gpu: str) -> None:
-    found = [outcome_of(gpu=gpu, ram=ram).found for ram in ("64GiB", "128GiB", "256GiB", "512GiB", "1TiB", "2TiB")]
-    answered = [bool(candidates) for candidates in found]
-    fitting = [any(item.priced.verdict == "fits" for item in candidates) for candidates in found]
-    assert answered == sorted(answered)
-    assert fitting == sorted(fitting)
-    # No release fits in 64 GiB and a small card.
-    assert answered[0] == (gpu not in ("none", "rtx-4090"))
-    assert fitting[-1]
-
-
-@pytest.mark.parametrize("gpu", ["H100", "A100-80", "rtx-4090", "H200", "L40S"])
-def test_more_gpus_never_lose_an_answer(gpu: str) -> None:
-    found = [outcome_of(gpu=f"{count}x{gpu}", ram="256GiB").found for count in (1, 2, 3, 4, 5, 6, 8, 9, 12, 16)]
-    fitting = [any(item.priced.verdict == "fits" for item in candidates) for candidates in found]
-    assert [bool(candidates) for candidates in found] == sorted([bool(candidates) for candidates in found])
-    assert fitting == sorted(fitting)
-    assert fitting[-1]
-
-
-@pytest.mark.parametrize("other", ["T4", "rtx-5080", "A10", "L4", "rtx-3090", "arc-b580"])
-def test_a_small_card_beside_the_others_never_loses_the_answer(other: str) -> None:
-    for gpus in (["rtx-4090"], ["8xH200"]):
-        alone = outcome_of(gpu=gpus, ram="256GiB").found
-        beside = outcome_of(gpu=[*gpus, other], ram="256GiB").found
-        assert {found.engine.name for found in alone} <= {found.engine.name for found in beside}
-
-
-@pytest.mark.parametrize("nodes", [2, 3, 4])
-def test_more_nodes_never_lose_an_answer(nodes: int) -> None:
-    few, many = (
-        starting(outcome_of(gpu="8xH100", nodes=count, quant="int4", engine="vllm")) for count in (nodes, nodes + 1)
-    )
-    assert few and many
-
-
-def test_a_faster_disk_or_more_room_on_it_never_loses_an_answer() -> None:
-    answers = [
-        len(outcome_of(gpu="rtx-4090", ram="64GiB", disk=disk).found) for disk in ("100GB", "300GB", "2TB", "2TB@7GB/s")
-    ]
-    assert answers == sorted(answers)
 
 
 def test_a_model_on_disk_needs_room_on_it() -> None:

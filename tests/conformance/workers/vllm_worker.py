@@ -33,8 +33,11 @@ class Refused(Exception):
     """The argument parser called `error`."""
 
 
-def stand_in_for_compiled_code() -> None:
-    """Empty extension modules, the three operators that are asked while vLLM is imported, and flash-attention."""
+def stand_in_for_compiled_code() -> Any:
+    """Empty extension modules, the three operators that are asked while vLLM is imported, and flash-attention.
+
+    The operators exist as long as the library that is returned.
+    """
     for name in EXTENSIONS:
         sys.modules[name] = types.ModuleType(name)
     library = importlib.import_module("torch").library.Library("_C", "DEF")
@@ -45,6 +48,7 @@ def stand_in_for_compiled_code() -> None:
     for name in ("compile_flash_attn_varlen_func_from_specs", "flash_attn_varlen_func", "get_scheduler_metadata"):
         setattr(flash_attention, name, None)
     sys.modules[flash_attention.__name__] = flash_attention
+    return library
 
 
 def install_platform() -> Callable[[dict[str, Any], int], None]:
@@ -109,7 +113,7 @@ def understood(config: Any) -> dict[str, Any]:
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    stand_in_for_compiled_code()
+    operators = stand_in_for_compiled_code()
     describe = install_platform()
     parser = make_parser()
     arguments = importlib.import_module("vllm.entrypoints.common.cli_args")
@@ -136,6 +140,7 @@ def main() -> None:
         except (Exception, SystemExit) as problem:
             reply = {"accepted": False, "error": f"{type(problem).__name__}: {problem}"}
         print(json.dumps(reply), file=answers, flush=True)
+    del operators
 
 
 if __name__ == "__main__":

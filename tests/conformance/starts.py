@@ -1,0 +1,173 @@
+"""What the planner would have somebody type, one entry for every node of every candidate of a plan."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import moeplan
+import profiles
+from planner.plan import Candidate, Plan
+from tests.conformance.engines import Gpu
+
+COMMANDS: Final = {"vllm": ("vllm", "serve"), "sglang": ("python3", "-m", "sglang.launch_server")}
+COMMANDS_OF: Final = {"vllm": COMMANDS["vllm"], "sglang": COMMANDS["sglang"], "ktransformers": COMMANDS["sglang"]}
+MODELS: Final = Path(profiles.__file__).parent / "models"
+
+# What the repositories of releases that are no model's first one declare.
+BLOCK_FP8: Final = {
+    "quant_method": "fp8",
+    "activation_scheme": "dynamic",
+    "fmt": "e4m3",
+    "weight_block_size": [128, 128],
+}
+NVFP4: Final = {
+    "quant_method": "modelopt",
+    "quant_algo": "NVFP4",
+    "producer": {"name": "modelopt", "version": "0.41.0"},
+    "ignore": ["lm_head", "*self_attn*", "*vision_tower*", "*mm_projector*"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16},
+            "input_activations": {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16},
+        }
+    },
+}
+DECLARED: Final[dict[str, dict[str, Any] | None]] = {"bf16": None, "fp8": BLOCK_FP8, "nvfp4": NVFP4}
+METHODS: Final = {"int4": "compressed-tensors", "fp8": "fp8", "nvfp4": "modelopt", "bf16": ""}
+
+# vLLM wants the special tokens of the reasoning parsers, and an image processor of Kimi K2.5.
+TOKENS: Final = ("<unk>", "<think>", "</think>")
+IMAGE_PROCESSOR: Final = """\
+from transformers.image_processing_utils import BaseImageProcessor
+
+
+class MediaProcessor(BaseImageProcessor):
+    num_frames_per_chunk = 4
+
+    def media_tokens_calculator(self, media):
+        return 1
+"""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The command of one node, without the program's name, and the candidate that it is a part of.
+
+    ``node_gpus`` GPUs of the plan are on this node; ``gpu`` is None for a GPU that is not NVIDIA's.
+    """
+
+    argv: tuple[str, ...]
+    plan: Plan
+    candidate: Candidate
+    gpu: Gpu | None
+    node_gpus: int
+
+    @property
+    def gpus(self) -> int:
+        """GPUs on all nodes."""
+        return sum(device.kind == "gpu" for device in self.candidate.memory.devices)
+
+    def __str__(self) -> str:
+        return " ".join(self.argv)
+
+
+def planned(model: str, **options: str | int) -> Iterator[Start]:
+    """Every start of the plan with these options, the rows that only may fit too."""
+    yield from starts_of(moeplan.plan(model, top=1000, **options))
+
+
+def estimated(model: str, **options: str | int | bool) -> Iterator[Start]:
+    """The starts of one configuration, by the options of `moeplan estimate`."""
+    yield from starts_of(moeplan.estimate(model, **options))
+
+
+def starts_of(plan: Plan) -> Iterator[Start]:
+    """The starts of a plan's candidates; those of llama.cpp are tested with llama.cpp."""
+    for candidate in plan.candidates:
+        command = COMMANDS_OF.get(candidate.engine.name)
+        if command is None:
+            continue
+        places = Counter(device.node for device in candidate.memory.devices if device.kind == "gpu")
+        argvs = candidate.launch.per_node_argv or (candidate.launch.argv,)
+        assert len(places) == len(argvs), f"{len(places)} nodes of {candidate.parallel} have {len(argvs)} commands"
+        for argv, node in zip(argvs, sorted(places), strict=True):
+            assert argv[: len(command)] == command, argv
+            yield Start(argv[len(command) :], plan, candidate, _gpu(plan, candidate), places[node])
+
+
+def _gpu(plan: Plan, candidate: Candidate) -> Gpu | None:
+    name = next(device.name for device in candidate.memory.devices if device.kind == "gpu")
+    facts = next(gpu for node in plan.inventory["nodes"] for gpu in node["gpus"] if gpu["name"]["value"] == name)
+    if facts["vendor"] != "nvidia":
+        return None
+    major, minor = facts["compute_capability"]["value"].split(".")
+    return Gpu(name, (int(major), int(minor)), facts["memory"]["total_bytes"]["value"])
+
+
+class Models:
+    """Folders that stand for the repositories that starts name: config.json, a tokenizer of three tokens."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def of(self, start: Start) -> Path:
+        """The folder for the start's model and release."""
+        return self.named(start.plan.model.id, start.candidate.quantization.name)
+
+    def named(self, model: str, quantization: str) -> Path:
+        """The folder for a built-in model in a quantization."""
+        folder = self._folder / f"{model}-{quantization}"
+        if not folder.exists():
+            folder.mkdir()
+            for name, content in _repository(model, quantization).items():
+                (folder / name).write_text(content, encoding="utf-8")
+        return folder
+
+
+@cache
+def _card(model: str) -> dict[str, Any]:
+    return tomllib.loads((MODELS / f"{model}.toml").read_text(encoding="utf-8"))
+
+
+def _repository(model: str, quantization: str) -> dict[str, str]:
+    card = _card(model)
+    config = json.loads((MODELS / "configs" / card["config"]).read_text(encoding="utf-8"))
+    if "config_section" in card:
+        config = config[card["config_section"]]
+    parts = [part for part in (config, config.get("text_config")) if part is not None]
+    declared = [part["quantization_config"] for part in parts if part.get("quantization_config")]
+    method = declared[0]["quant_method"] if declared else ""
+    for part in parts:
+        # It names Python files of the repository, which are not here; both engines bring classes of their own.
+        part.pop("auto_map", None)
+        if method != METHODS[quantization]:
+            part.pop("quantization_config", None)
+    if method != METHODS[quantization] and DECLARED[quantization] is not None:
+        config["quantization_config"] = DECLARED[quantization]
+    files = {"config.json": json.dumps(config), **_tokenizer()}
+    if "vision_config" in config:
+        files["media_processor.py"] = IMAGE_PROCESSOR
+        processor = {"auto_map": {"AutoImageProcessor": "media_processor.MediaProcessor"}}
+        files["preprocessor_config.json"] = json.dumps(processor)
+    return files
+
+
+def _tokenizer() -> dict[str, str]:
+    vocabulary = {token: number for number, token in enumerate(TOKENS)}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [{"id": number, "content": token, **flags} for token, number in vocabulary.items()],
+        "pre_tokenizer": {"type": "Whitespace"},
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": TOKENS[0]},
+    }
+    kind = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": TOKENS[0]}
+    return {"tokenizer.json": json.dumps(tokenizer), "tokenizer_config.json": json.dumps(kind)}
