@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,27 +86,14 @@ def _inventory_file(path: Path) -> Inventory:
         raise BadRequest(f"--inventory {path}: {error}") from None
 
 
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Without garbage collection: the search makes many small tuples and no cycles, and each pass would visit them."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Plan:
     """``plan``, or with ``exact`` ``estimate``."""
     model = read_model(options.model)
     inventory, source = read_inventory(options)
     machine = machine_of(inventory, source)
     request = build_request(options, model, machine, exact=exact)
-    with no_collection():
-        outcome = search(request, progress)
-        return make_plan(request, outcome, _inventory_dict(inventory), GENERATED_BY)
+    outcome = search(request, progress)
+    return make_plan(request, outcome, _inventory_dict(inventory), GENERATED_BY)
 
 
 def _inventory_dict(inventory: Inventory) -> dict[str, Any]:

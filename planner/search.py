@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import log
 from typing import NamedTuple
 
@@ -57,6 +59,19 @@ def engines_of(request: Request) -> tuple[Engine, ...]:
     return tuple([load_engine_model(name) for name in names])
 
 
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Without garbage collection: the search makes many small tuples and no cycles, and each pass would visit them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@no_collection()
 def search(request: Request, progress: Progress | None = None) -> Outcome:
     """Price and time every configuration of the request."""
     outcome = Outcome([], [], 0)

@@ -95,6 +95,9 @@ def host_devices(
         resident += sum(weights.always) + weights.shards.lm_head + weights.shards.norms
     room = ram - sum([entry.high for entry in entries])
     in_ram = _weights(release, "weights in RAM (mapped file)", resident)
+    if not on_gpus:
+        # Pages of the file behind a repacked copy are clean, and the kernel drops them when memory is short.
+        in_ram = in_ram._replace(formula=f"{in_ram.formula}; a copy repacked for the CPU takes the place of its pages")
     paged = 0
     if resident > room > resident - experts and experts and node.disk.free is not None:
         # What is paged fills the room there is, however large the file turns out to be.

@@ -22,6 +22,13 @@ class Buffer(NamedTuple):
     compute: int
 
 
+class Planned(NamedTuple):
+    """What llama.cpp plans by buffer type, and the buffer of the logits as it logs it, in MiB to two digits."""
+
+    buffers: dict[str, Buffer]
+    output_buffer_mib: float
+
+
 class Launch(NamedTuple):
     """A command for a file on a machine with ``gpus`` GPUs; ``outputs`` other than one a slot."""
 
@@ -31,8 +38,8 @@ class Launch(NamedTuple):
     outputs: int | None = None
 
 
-def buffers_of(launches: Sequence[Launch]) -> list[dict[str, Buffer] | str]:
-    """What llama.cpp plans for each command by buffer type, or what it refuses: arguments, model or context.
+def planned(launches: Sequence[Launch]) -> list[Planned | str]:
+    """What llama.cpp plans for each command, or what it refuses: arguments, model or context.
 
     The GPUs are ``GPU0``, ``GPU1`` ...; ``GPU0_Host`` is memory of the host.
     """
@@ -40,12 +47,13 @@ def buffers_of(launches: Sequence[Launch]) -> list[dict[str, Buffer] | str]:
     for launch in launches:
         question: dict[str, Any] = {"path": str(launch.path), "argv": list(launch.argv), "gpus": launch.gpus}
         questions.append(question if launch.outputs is None else {**question, "outputs": launch.outputs})
-    found: list[dict[str, Buffer] | str] = []
+    found: list[Planned | str] = []
     for answer in _ask(questions):
-        buffers = answer.get("buffers")
-        found.append(
-            answer["refused"] if buffers is None else {name: Buffer(*sizes) for name, sizes in buffers.items()}
-        )
+        if "refused" in answer:
+            found.append(answer["refused"])
+        else:
+            buffers = {name: Buffer(*sizes) for name, sizes in answer["buffers"].items()}
+            found.append(Planned(buffers, answer["output_buffer_mib"]))
     return found
 
 

@@ -72,6 +72,13 @@ _Sizes = ctypes.Array[ctypes.c_size_t]
 _GETTER = ctypes.CFUNCTYPE(_POINTER, _POINTER)
 _QUESTION = ctypes.CFUNCTYPE(ctypes.c_bool, _POINTER, _POINTER)
 _kept: list[object] = []
+_output_buffers_mib: list[float] = []
+
+
+def _note(_: int, line: bytes, __: int | None) -> None:
+    """What is in no breakdown is read from the log: ``...  output buffer size =     0.12 MiB``."""
+    if b"output buffer size" in line:
+        _output_buffers_mib.append(float(line.split()[-2]))
 
 
 def _words(address: int, count: int) -> list[int]:
@@ -190,11 +197,14 @@ def _library() -> ctypes.CDLL:
             ctypes.c_bool,
             (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p), _POINTER, ctypes.c_int, _POINTER),
         ),
+        ("llama_log_set", None, (_POINTER, _POINTER)),
         (TO_MODEL, support._ModelParams, (_POINTER,)),
         (TO_CONTEXT, support._ContextParams, (_POINTER,)),
     ):
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+    logger = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, _POINTER)
+    library.llama_log_set(_callback(logger, _note), None)
     return library
 
 
@@ -233,6 +243,7 @@ def _answer(library: ctypes.CDLL, devices: list[int], question: dict[str, Any]) 
     by_type = support._Map()
     getattr(library, support.MEMORY_BREAKDOWN)(ctypes.byref(by_type), context)
     return {
+        "output_buffer_mib": _output_buffers_mib[-1],
         "buffers": {
             library.ggml_backend_buft_name(node.buffer_type).decode(): [
                 node.model_bytes,
@@ -240,7 +251,7 @@ def _answer(library: ctypes.CDLL, devices: list[int], question: dict[str, Any]) 
                 node.compute_bytes,
             ]
             for node in support._nodes(by_type.root)
-        }
+        },
     }
 
 

@@ -146,13 +146,13 @@ def rank_ranges(sglang: Path) -> Callable[..., tuple[range, range, int, int]]:
 
 
 def common_answer(args: Any, resolved: Any) -> dict[str, Any]:
-    """What both say in the end. Chunk and fraction are as given: resolution divides the first by attention ranks."""
+    """What both say in the end. The chunk is as given: resolution divides it by the attention ranks."""
     return {
         "tp": resolved.tp_size,
         "pp": resolved.pp_size,
         "ep": resolved.ep_size,
         "kv_dtype": resolved.kv_cache_dtype,
-        "utilization": args.mem_fraction_static,
+        "utilization": resolved.mem_fraction_static,
         "context": resolved.context_length,
         "sequences": resolved.max_running_requests,
         "batched_tokens": args.chunked_prefill_size,
