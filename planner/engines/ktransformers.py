@@ -19,6 +19,7 @@ from planner.engines.base import (
     refused_ranks,
 )
 from planner.engines.llamacpp import ENGINE as LLAMA_CPP
+from planner.engines.sglang import parser_name
 from planner.engines.tensor_parallel import CHECKPOINT, absorbed_mla_bytes, fit, pool_and_devices, shards_of
 from planner.ledger import Device, Entry, exact, ranged
 from planner.request import PricedRelease, Request
@@ -212,7 +213,7 @@ class KTransformers:
 
     def launch(self, request: Request, release: PricedRelease, config: Config) -> LaunchSpec:
         """sglang-kt's server with kt-kernel arguments."""
-        model = request.model
+        model, facts, version = request.model, self.facts, config.version
         host = request.machine.nodes[config.group.nodes[0] if config.group else 0].host
         method = CPU_METHODS[release.expert_format][0]
         name = release.release.release or model.repository
@@ -230,10 +231,12 @@ class KTransformers:
         ]  # fmt: skip
         if config.kv_dtype != "bf16":
             arguments += ["--kv-cache-dtype", "fp8_e4m3"]
+        if request.settings.enforce_eager:
+            arguments.append("--disable-cuda-graph")
         if model.tool_call_parser:
-            arguments += ["--tool-call-parser", model.tool_call_parser]
+            arguments += ["--tool-call-parser", parser_name(facts, version, model.tool_call_parser)]
         if model.reasoning_parser:
-            arguments += ["--reasoning-parser", model.reasoning_parser]
+            arguments += ["--reasoning-parser", parser_name(facts, version, model.reasoning_parser)]
         if model.trust_remote_code:
             arguments.append("--trust-remote-code")
         arguments += ["--served-model-name", model.id, "--host", "127.0.0.1", "--port", "30000"]

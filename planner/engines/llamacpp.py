@@ -103,7 +103,7 @@ class LlamaCpp:
             config = self._placed(request, release, config, work, gpus)
             devices = gpu_devices(request, release, config, work, gpus, self.facts)
         else:
-            config = config._replace(cpu_expert_layers=len(work.weights.layers))
+            config = config._replace(cpu_expert_layers=len(work.weights.layers), options=())
         if not gpus or not gpus[0].unified:
             host, config = host_devices(request, release, config, work, node, self.facts)
             devices += host

@@ -14,7 +14,7 @@ from planner.engines.llamacpp_allocator import Graph
 F32: Final = 4
 F16: Final = 2
 OFFLOAD_MIN_TOKENS: Final = 32
-"""Batches from this many tokens on take experts in RAM to the GPU (``ggml-cuda.cu``, GGML_OP_OFFLOAD_MIN_BATCH)."""
+"""Batches from this many tokens on take experts in RAM to the GPU (``ggml-cuda.cu``; llama.cpp issue 22319)."""
 
 Experts = Literal["none", "here", "copied", "first_gpu", "host"]
 """Where a layer's routed experts are computed: ``here``, with the rest of the layer; on the first GPU, from copies of

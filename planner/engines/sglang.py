@@ -121,10 +121,12 @@ class Sglang:
         add("batched_tokens", str(config.batched_tokens))
         if config.kv_dtype != "bf16":
             add("kv_dtype", "fp8_e4m3")
+        if request.settings.enforce_eager:
+            add("eager")
         if model.tool_call_parser:
-            add("tool_parser", model.tool_call_parser)
+            add("tool_parser", parser_name(facts, version, model.tool_call_parser))
         if model.reasoning_parser:
-            add("reasoning_parser", model.reasoning_parser)
+            add("reasoning_parser", parser_name(facts, version, model.reasoning_parser))
         if model.trust_remote_code:
             add("trust_remote_code")
         add("served_name", model.id)
@@ -145,6 +147,12 @@ class Sglang:
             for rank in range(nodes)
         )
         return LaunchSpec(per_node[0], gpu_environment(request, config), per_node)
+
+
+def parser_name(facts: EngineFacts, version: str, name: str) -> str:
+    """SGLang's name of a tool-call or reasoning parser that the model's card gives by vLLM's."""
+    key = f"parser {name}"
+    return facts.flag(key, version) if facts.has_flag(key, version) else name
 
 
 ENGINE = Sglang()

@@ -345,7 +345,9 @@ def test_a_plan_of_the_real_thing_can_be_launched(tmp_path: Path) -> None:
 
 def test_ctrl_c_is_one_line_and_130() -> None:
     code = (
-        "import sys, time, moeplan.api, moeplan.cli\n"
+        "import signal, sys, time, moeplan.api, moeplan.cli\n"
+        # A parent that runs its children in the background has them ignore the signal.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def slow(*_, **__):\n"
         "    print('started', flush=True)\n"
         "    time.sleep(60)\n"

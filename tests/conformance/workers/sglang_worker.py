@@ -145,8 +145,8 @@ def rank_ranges(sglang: Path) -> Callable[..., tuple[range, range, int, int]]:
     return ranges
 
 
-def common_answer(args: Any, resolved: Any) -> dict[str, Any]:
-    """What both say in the end. The chunk is as given: resolution divides it by the attention ranks."""
+def common_answer(resolved: Any) -> dict[str, Any]:
+    """What both say in the end."""
     return {
         "tp": resolved.tp_size,
         "pp": resolved.pp_size,
@@ -155,8 +155,6 @@ def common_answer(args: Any, resolved: Any) -> dict[str, Any]:
         "utilization": resolved.mem_fraction_static,
         "context": resolved.context_length,
         "sequences": resolved.max_running_requests,
-        "batched_tokens": args.chunked_prefill_size,
-        "eager": bool(args.disable_cuda_graph),
         "attention": resolved.attention_backend,
         "served": resolved.served_model_name,
     }
@@ -171,7 +169,10 @@ def upstream_answer(args: Any, ranges: Callable[..., tuple[range, range, int, in
     world = importlib.import_module("sglang.srt.server_args").compute_world_size
     pp_ranks, tp_ranks, _, _ = ranges(resolved, resolved.node_rank)
     return {
-        **common_answer(args, resolved),
+        **common_answer(resolved),
+        # Resolution divides the chunk by the attention ranks.
+        "batched_tokens": resolved.chunked_prefill_size * resolved.attn_dp_size,
+        "eager": resolved.cuda_graph_config.decode.backend == "disabled",
         "dp": resolved.dp_size,
         "attention_dp": resolved.attn_dp_size,
         "dcp": resolved.dcp_size,
@@ -186,7 +187,9 @@ def fork_answer(args: Any) -> dict[str, Any]:
     """sglang-kt resolves while it is built; what remains are the cross-checks."""
     args.check_server_args()
     return {
-        **common_answer(args, args),
+        **common_answer(args),
+        "batched_tokens": args.chunked_prefill_size,
+        "eager": args.disable_cuda_graph,
         "dp": args.dp_size,
         "gpus": args.dp_size * args.tp_size * args.pp_size,
         "method": args.kt_method,
