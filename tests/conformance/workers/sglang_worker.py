@@ -12,6 +12,7 @@ SGLang's.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib
 import importlib.abc
@@ -213,7 +214,8 @@ def main() -> None:
     importlib.import_module("triton.runtime")
     describe = install_gpu(fork=fork)
     server_args = importlib.import_module("sglang.srt.server_args").ServerArgs
-    parser = importlib.import_module("argparse").ArgumentParser()
+    # Stricter than SGLang: what an abbreviation means can change with every new flag.
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     server_args.add_cli_args(parser)
 
     def error(message: str) -> None:

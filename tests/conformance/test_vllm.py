@@ -1,0 +1,158 @@
+"""Every `vllm serve` that the planner would have somebody type, up to vLLM's complete configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import pytest
+
+from profiles.engines import load_engine
+from tests.conformance.engines import Answer, EngineParser, Gpu
+from tests.conformance.starts import Models, Start, estimated, planned
+
+GRID: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
+    ("kimi-k2.5", {"gpu": "8xH200"}),
+    ("kimi-k2.5", {"gpu": "8xH200", "nodes": 2, "context": "128k", "concurrency": 64}),
+    ("kimi-k2.5", {"gpu": "8xB300", "nodes": 2}),
+    ("kimi-k2.5", {"gpu": "8xA100-80", "nodes": 4}),
+    ("kimi-k2.5", {"gpu": "4xGB300", "nodes": 4, "concurrency": 256}),
+    ("kimi-k2.5", {"gpu": "8xRTX-PRO-6000"}),
+    ("kimi-k2.5", {"gpu": "8xMI300X"}),
+    ("kimi-k2", {"gpu": "8xH200", "nodes": 2}),
+    ("kimi-k2-thinking", {"gpu": "8xB200"}),
+    ("kimi-k2.6", {"gpu": "8xH20", "nodes": 2}),
+    ("kimi-k2.7-code", {"gpu": "8xB300"}),
+    ("deepseek-v3", {"gpu": "8xH200", "nodes": 2}),
+    ("deepseek-r1", {"gpu": "8xB300", "nodes": 2}),
+    ("qwen3-235b-a22b", {"gpu": "8xA100-80", "nodes": 4}),
+    ("qwen3-235b-a22b", {"gpu": "8xL40S", "nodes": 2}),
+    ("qwen3-235b-a22b", {"gpu": "8xH200", "context": "32k"}),
+    ("llama-3.1-70b", {"gpu": "8xH100", "nodes": 2}),
+    ("llama-3.1-70b", {"gpu": "8xRTX4090", "context": "8k"}),
+    ("llama-3.1-70b", {"gpu": "8xMI300X"}),
+)
+SINGLE: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
+    ("kimi-k2.5", {"gpu": "8xH200", "quant": "int4", "tp": 8, "text_only": True}),
+    ("kimi-k2.5", {"gpu": "8xH200", "quant": "int4", "tp": 8, "enforce_eager": True}),
+    ("kimi-k2.5", {"gpu": "8xH200", "quant": "int4", "tp": 8, "kv_dtype": "fp8", "dcp": 4}),
+    ("kimi-k2.5", {"gpu": "8xH200", "nodes": 2, "quant": "int4", "tp": 8, "dp": 2, "ep": 16}),
+    ("kimi-k2.5", {"gpu": "8xH200", "nodes": 2, "quant": "int4", "tp": 4, "pp": 3}),
+    ("kimi-k2.5", {"gpu": "8xB300", "quant": "nvfp4", "tp": 4, "dp": 2, "ep": 8, "gpu_memory_utilization": "0.85"}),
+    (
+        "kimi-k2.5",
+        {"gpu": "8xH200", "quant": "int4", "tp": 8, "max_model_len": 8192, "max_num_seqs": 17}
+        | {"max_num_batched_tokens": 4096},
+    ),
+    ("qwen3-235b-a22b", {"gpu": "4xH200", "quant": "bf16", "tp": 4, "ep": 4, "enforce_eager": True}),
+    ("llama-3.1-70b", {"gpu": "4xH100", "quant": "bf16", "tp": 4, "kv_dtype": "fp8"}),
+)
+QUANTIZATION: Final = {"int4": "compressed-tensors", "fp8": "fp8", "nvfp4": "modelopt_fp4", "bf16": None}
+BASE: Final = (
+    "moonshotai/Kimi-K2.5", "--tensor-parallel-size", "8", "--trust-remote-code", "--enable-auto-tool-choice",
+    "--tool-call-parser", "kimi_k2", "--reasoning-parser", "kimi_k2",
+)  # fmt: skip
+H200: Final = Gpu("NVIDIA H200", (9, 0), 143771 << 20)
+A40: Final = Gpu("NVIDIA A40", (8, 6), 46068 << 20)
+
+
+def problems(parser: EngineParser, models: Models, starts: Iterable[Start]) -> tuple[int, list[str]]:
+    """How many starts there were, and one line for each that vLLM refuses or understands otherwise."""
+    found = []
+    number = 0
+    for number, start in enumerate(starts, 1):
+        answer = parser.ask(start.argv, models.of(start), start.gpu, start.node_gpus)
+        wrong = differences(start, answer) if answer.accepted else {"refused": answer.error}
+        if wrong:
+            found.append(f"{wrong}: {start}")
+    return number, found
+
+
+def differences(start: Start, answer: Answer) -> dict[str, str]:
+    """What vLLM understood that is not what was planned."""
+    candidate, settings, understood = start.candidate, start.candidate.settings, answer.understood
+    planned: dict[str, Any] = {"model": candidate.quantization.release}
+    if start.gpu is not None:
+        parallel = candidate.parallel
+        planned |= {"tp": parallel.tp, "pp": parallel.pp, "dp": parallel.dp, "dcp": parallel.dcp}
+        planned |= {"expert_parallel": parallel.ep > 1, "gpus": start.node_gpus, "world": start.gpus}
+        planned |= {"context": settings["context"], "sequences": settings["max_num_seqs"]}
+        planned |= {"batched_tokens": settings["max_num_batched_tokens"], "served": start.plan.model.id}
+        planned |= {"kv_dtype": "auto" if candidate.kv_cache.dtype == "bf16" else candidate.kv_cache.dtype}
+        planned |= {"utilization": pytest.approx(settings["memory_utilization"], abs=1e-4)}
+        planned |= {"quantization": QUANTIZATION[candidate.quantization.name]}
+    return {key: f"{understood[key]}, not {value}" for key, value in planned.items() if understood[key] != value}
+
+
+@pytest.mark.parametrize(("model", "options"), GRID, ids=str)
+def test_vllm_starts_every_planned_configuration(
+    vllm: EngineParser, models: Models, model: str, options: dict[str, Any]
+) -> None:
+    number, found = problems(vllm, models, planned(model, engine="vllm", **options))
+    assert number and not found, f"{len(found)} of {number}:\n" + "\n".join(found[:5])
+
+
+@pytest.mark.parametrize(("model", "options"), SINGLE, ids=str)
+def test_vllm_starts_an_estimated_configuration(
+    vllm: EngineParser, models: Models, model: str, options: dict[str, Any]
+) -> None:
+    starts = list(estimated(model, engine="vllm", **options))
+    number, found = problems(vllm, models, starts)
+    assert number and not found, "\n".join(found)
+    for start in starts:
+        understood = vllm.ask(start.argv, models.of(start), start.gpu, start.node_gpus).understood
+        assert understood["eager"] is options.get("enforce_eager", False)
+        assert understood["text_only"] is (options.get("text_only", False) or not model.startswith("kimi-k2.5"))
+
+
+@pytest.mark.xfail(reason="data-parallel ranks that straddle nodes unevenly are planned and not refused")
+def test_vllm_starts_every_planned_configuration_of_three_nodes(vllm: EngineParser, models: Models) -> None:
+    _, found = problems(vllm, models, planned("deepseek-v3", engine="vllm", gpu="8xH200", nodes=3))
+    assert not found, "\n".join(found[:5])
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (("--no-such-flag",), "unrecognized arguments"),
+        (("--tensor-parallel-size", "eight"), "invalid int value"),
+        (("--mm-encoder-tp-mode", "pipeline"), "invalid choice"),
+        (("--tool-call-parser", "kimi_k9"), "invalid tool call parser"),
+        (("--reasoning-parser", "kimi_k9"), "invalid reasoning parser"),
+        (("--tensor-parallel-size", "0"), "greater than or equal to 1"),
+        (("--tensor-parallel-size", "7"), r"attention heads \(64\) must be divisible"),
+        (("--tensor-parallel-size", "16"), "larger than the number of available GPUs"),
+        (("--pipeline-parallel-size", "2"), "larger than the number of available GPUs"),
+        (("--decode-context-parallel-size", "3"), "must be divisible by dcp_size=3"),
+        (("--kv-cache-dtype", "fp9"), "Invalid kv_cache_dtype"),
+        (("--gpu-memory-utilization", "1.2"), "less than or equal to 1"),
+        (("--max-model-len", "300000"), "greater than the derived max_model_len"),
+        (("--enable-eplb",), "expert"),
+        (("--nnodes", "3", "--node-rank", "0"), "must evenly divide the total world size"),
+        (("--data-parallel-size", "3", "--nnodes", "2", "--node-rank", "0"), "must be divisible by"),
+        (("--nnodes", "2", "--node-rank", "2"), "must be between 0 and 1"),
+    ],
+)
+def test_vllm_refuses(vllm: EngineParser, models: Models, more: tuple[str, ...], why: str) -> None:
+    model = models.named("kimi-k2.5", "int4")
+    assert vllm.ask(BASE, model, H200, 8).accepted
+    answer = vllm.ask((*BASE, *more), model, H200, 8)
+    with pytest.raises(AssertionError, match=why):
+        assert answer.accepted, answer.error
+
+
+def test_vllm_refuses_tool_choice_without_a_parser(vllm: EngineParser, models: Models) -> None:
+    argv = (*BASE[:4], "--enable-auto-tool-choice")
+    assert "requires --tool-call-parser" in vllm.ask(argv, models.named("kimi-k2.5", "int4"), H200, 8).error
+
+
+@pytest.mark.parametrize(("gpu", "sequences", "batched_tokens"), [(H200, 1024, 8192), (A40, 256, 2048)])
+def test_vllm_defaults_are_the_planners(
+    vllm: EngineParser, models: Models, gpu: Gpu, sequences: int, batched_tokens: int
+) -> None:
+    facts, version = load_engine("vllm"), vllm.version
+    understood = vllm.ask(BASE, models.named("kimi-k2.5", "int4"), gpu, 8).understood
+    assert understood["utilization"] == facts.at("gpu_memory_utilization", version).value
+    assert (understood["sequences"], understood["batched_tokens"]) == (sequences, batched_tokens)
+    assert min(facts.at("max_num_seqs", version).value, sequences) == sequences
+    assert min(facts.at("max_num_batched_tokens", version).value, batched_tokens) == batched_tokens
