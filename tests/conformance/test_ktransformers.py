@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import pytest
@@ -94,8 +95,8 @@ def test_sglang_kt_refuses(sglang_kt: EngineParser, models: Models, more: tuple[
     model = models.named("kimi-k2.5", "int4")
     assert sglang_kt.ask(BASE, model, L20, 2).accepted
     answer = sglang_kt.ask((*BASE, *more), model, L20, 2)
-    with pytest.raises(AssertionError, match=why):
-        assert answer.accepted, answer.error
+    assert not answer.accepted
+    assert re.search(why, answer.error), answer.error
 
 
 def test_sglang_kt_takes_any_method(sglang_kt: EngineParser, models: Models) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -146,8 +147,8 @@ def test_sglang_refuses(sglang: EngineParser, models: Models, more: tuple[str, .
     model = models.named("kimi-k2.5", "int4")
     assert sglang.ask(BASE, model, H200, 8).accepted
     answer = sglang.ask((*BASE, *more), model, H200, 8)
-    with pytest.raises(AssertionError, match=why):
-        assert answer.accepted, answer.error
+    assert not answer.accepted
+    assert re.search(why, answer.error), answer.error
 
 
 @pytest.mark.parametrize(("pp", "taken"), [("2", 8), ("3", 4 * 2)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -118,7 +119,7 @@ def test_vllm_starts_every_planned_configuration_of_three_nodes(vllm: EnginePars
         (("--tensor-parallel-size", "eight"), "invalid int value"),
         (("--mm-encoder-tp-mode", "pipeline"), "invalid choice"),
         (("--tool-call-parser", "kimi_k9"), "invalid tool call parser"),
-        (("--reasoning-parser", "kimi_k9"), "invalid reasoning parser"),
+        (("--reasoning-parser", "kimi_k9"), "Reasoning parser .* not found"),
         (("--tensor-parallel-size", "0"), "greater than or equal to 1"),
         (("--tensor-parallel-size", "7"), r"attention heads \(64\) must be divisible"),
         (("--tensor-parallel-size", "16"), "larger than the number of available GPUs"),
@@ -137,8 +138,8 @@ def test_vllm_refuses(vllm: EngineParser, models: Models, more: tuple[str, ...],
     model = models.named("kimi-k2.5", "int4")
     assert vllm.ask(BASE, model, H200, 8).accepted
     answer = vllm.ask((*BASE, *more), model, H200, 8)
-    with pytest.raises(AssertionError, match=why):
-        assert answer.accepted, answer.error
+    assert not answer.accepted
+    assert re.search(why, answer.error), answer.error
 
 
 def test_vllm_refuses_tool_choice_without_a_parser(vllm: EngineParser, models: Models) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import copy
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -226,7 +227,7 @@ def main() -> None:
     environment = dict(os.environ)
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
-        args = parser.parse_args(request["argv"])
+        args = copy.deepcopy(parser.parse_args(request["argv"]))
         name, args.model_path = args.model_path, request["model"]
         if request["gpu"] is None:
             return {"model": name}

@@ -12,6 +12,7 @@ or refuses is vLLM's.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import os
@@ -121,7 +122,8 @@ def main() -> None:
     usage = importlib.import_module("vllm.usage.usage_lib").UsageContext.OPENAI_API_SERVER
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
-        args = parser.parse_args(request["argv"])
+        # The defaults are objects which the configuration is written into: the next request shall not see it.
+        args = copy.deepcopy(parser.parse_args(request["argv"]))
         arguments.validate_parsed_serve_args(args)
         arguments.validate_api_server_args(args)
         name, args.model = args.model_tag, request["model"]
