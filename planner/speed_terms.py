@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from formulas.kv_cache import cached_tokens
+from formulas.kv_cache import cached_states, cached_tokens
 from formulas.roofline import attention_flops, mla_decode_flops
 from planner.engines.base import Config
-from planner.kv import group_bytes_per_token
+from planner.kv import group_bytes_per_state, group_state_bytes
 from planner.machine import Gpu
 from planner.request import PricedRelease, Request
 from profiles.engines import EngineFacts
@@ -69,11 +69,12 @@ def work_of(request: Request, release: PricedRelease) -> Work:
             always += group.parameters
     share = model.moe.top_k / model.moe.experts if model.moe is not None else 0.0
     moe_layers = len(model.moe.layers) if model.moe is not None else 0
-    count = {"mla": 0, "linear": 0, "heads": 0, "indexer": 0}
+    # A layer may be in several groups: a window beside a compressed cache.
+    held: dict[str, set[int]] = {"mla": set(), "linear": set(), "heads": set(), "indexer": set()}
     for kv in model.kv_groups:
-        kind = kv.layout if kv.layout in ("mla", "linear") else "heads"
-        count[kind] += len(kv.layers)
-        count["indexer"] += len(kv.layers) if kv.index_head_dim else 0
+        held[kv.layout if kv.layout in ("mla", "linear") else "heads"].update(kv.layers)
+        held["indexer"].update(kv.layers if kv.index_head_dim or kv.index_key_bytes else ())
+    count = {kind: len(layers) for kind, layers in held.items()}
     work = Work(
         always, routed * share, moe_layers, model.layers - moe_layers,
         count["mla"], count["heads"], count["linear"], count["indexer"],
@@ -89,9 +90,9 @@ def kv_read_s(
     model = request.model
     moved = flops = 0.0
     for group in model.kv_groups:
-        kept = float(cached_tokens(int(cached), group.window, 1))
+        kept = float(cached_states(cached_tokens(int(cached), group.window, 1), group.tokens_per_state))
         layers = len(group.layers)
-        moved += layers * (group_bytes_per_token(group, config.kv_dtype, tp) * kept + group.state_bytes / tp)
+        moved += layers * (group_bytes_per_state(group, config.kv_dtype, tp) * kept + group_state_bytes(group, tp))
         heads = model.heads / tp
         if group.layout == "mla":
             flops += layers * mla_decode_flops(1, group.kv_lora_rank, group.rope_dim, kept) * heads
@@ -124,7 +125,7 @@ def attention_prefill_flops(request: Request, tokens: float) -> float:
     for group in model.kv_groups:
         if group.layout == "linear":
             continue
-        seen = min(tokens / 2, float(group.window or tokens))
+        seen = min(tokens / 2, float(group.window or tokens)) / group.tokens_per_state
         width = (model.q_head_dim, model.v_head_dim) if group.layout == "mla" else (group.head_dim, group.v_head_dim)
         total += len(group.layers) * tokens * attention_flops(model.heads, width[0], width[1], seen)
     return total

@@ -8,7 +8,8 @@ from dataclasses import replace
 from profiles.families import family_reader
 from profiles.families.fields import BadConfig, Fields, UnknownFamily, UnknownQuantization
 from profiles.model import ModelSpec
-from profiles.quantization import apply_schemes, declared_schemes, native_name
+from profiles.quantization import apply_schemes, native_name
+from profiles.quantization_declared import declared_schemes
 
 __all__ = ["BadConfig", "UnknownFamily", "UnknownQuantization", "read_config"]
 
@@ -35,7 +36,9 @@ def read_config(
     named = architectures[0] if isinstance(architectures, list) and architectures else family
     spec = family_reader(family, named)(fields)
     nested = Fields(quant_config, "hf_quant_config.json") if quant_config is not None else None
-    schemes = declared_schemes(fields, spec.family, _text_prefix(spec), nested)
+    schemes = declared_schemes(
+        fields, spec.family, spec.native_quantization, _text_prefix(spec), nested, has_experts=spec.moe is not None
+    )
     tensors = apply_schemes(spec.tensors, schemes)
     return replace(
         spec,
