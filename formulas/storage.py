@@ -3,11 +3,11 @@
 A tensor of shape ``(..., rows, columns)`` is stored row by row. Along the columns, ``block`` elements share
 ``block_bytes`` bytes (scales inside the block included). Some formats keep their scales in a second tensor, one
 scale per ``scale_rows x scale_columns`` elements, some zero points in a third, ``zero_rows`` of them packed into
-``zero_bytes``, and some add constant bytes to every tensor::
+``zero_bytes`` (or scales of scales, one per ``zero_columns``), and some add constant bytes to every tensor::
 
     bytes = prod(leading) * rows * ceil(columns / block) * block_bytes
           + prod(leading) * ceil(rows / scale_rows) * ceil(columns / scale_columns) * scale_bytes
-          + prod(leading) * ceil(rows / zero_rows) * ceil(columns / scale_columns) * zero_bytes
+          + prod(leading) * ceil(rows / zero_rows) * ceil(columns / (zero_columns or scale_columns)) * zero_bytes
           + columns * column_bytes + tensor_bytes
 
 A ``_gidx`` name has an I32 group index per column, and so has GPTQ. A ``_bf16`` name has scales in bf16 where the plain
@@ -52,6 +52,7 @@ class StorageFormat(NamedTuple):
     padded: bool = True
     fallback: str | None = None
     zero_rows: int = 1
+    zero_columns: int = 0
     zero_bytes: int = 0
     flat: bool = False
     text_bytes: int = 0
@@ -65,7 +66,8 @@ class StorageFormat(NamedTuple):
         """
         columns = min(self.scale_columns, 1 << 20)
         scales = self.scale_bytes / (min(self.scale_rows, 1 << 20) * columns)
-        return 8 * (self.block_bytes / self.block + scales + self.zero_bytes / (self.zero_rows * columns))
+        zeros = self.zero_bytes / (self.zero_rows * (self.zero_columns or columns))
+        return 8 * (self.block_bytes / self.block + scales + zeros)
 
 
 class UnknownFormat(ValueError):
@@ -125,10 +127,23 @@ def blocked_fp8(rows: int, columns: int, scale_bytes: int) -> StorageFormat:
     return StorageFormat(f"fp8_block{block}{end}", 1, 1, rows, columns, scale_bytes)
 
 
-def _bitsandbytes(name: str, dtype: str) -> StorageFormat:
-    """Two 4-bit values a byte, an F32 maximum per 64, a table of 16 F32, and a note that says so."""
+def bitsandbytes_4bit(name: str, dtype: str, digits: int = 0) -> StorageFormat:
+    """Two 4-bit values a byte, a maximum per 64, a table of 16 F32, and a note that says so and states the shape.
+
+    Maxima are F32. Nested, they are one byte, with an F32 maximum per 256 of them, a table of 256 F32, and their offset
+    in the note, as decimal text of so many ``digits`` as its value needs.
+
+    >>> tensor_bytes(bitsandbytes_4bit("nf4_nested18", "bfloat16", 18), (4096, 11008))
+    23261164
+    """
     note = f'{{"quant_type": "nf4", "blocksize": 64, "dtype": "{dtype}", "shape": []}}'
-    return StorageFormat(name, 2, 1, 1, 64, 4, 64, flat=True, text_bytes=len(note))
+    if not digits:
+        return StorageFormat(name, 2, 1, 1, 64, 4, 64, flat=True, text_bytes=len(note))
+    nested = ', "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": '
+    return StorageFormat(
+        name, 2, 1, 1, 64, 1, 64 + 1024, zero_columns=64 * 256, zero_bytes=4, flat=True,
+        text_bytes=len(note) + len(nested) + digits,
+    )  # fmt: skip
 
 
 def _ggml(name: str, block: int, block_bytes: int, fallback: str | None = None) -> StorageFormat:
@@ -162,10 +177,10 @@ _PLAIN = (
     packed_int(4, 128),
     transposed_int("awq", 4, 128),
     transposed_int("gptq", 4, 128),
-    _bitsandbytes("nf4", "bfloat16"),
-    _bitsandbytes("nf4_f16", "float16"),
-    _bitsandbytes("fp4", "bfloat16"),
-    _bitsandbytes("fp4_f16", "float16"),
+    bitsandbytes_4bit("nf4", "bfloat16"),
+    bitsandbytes_4bit("nf4_f16", "float16"),
+    bitsandbytes_4bit("fp4", "bfloat16"),
+    bitsandbytes_4bit("fp4_f16", "float16"),
     StorageFormat("bnb_int8", 1, 1, 1, WHOLE_ROW, 4, 1),
 )
 
@@ -214,6 +229,7 @@ FORMATS: dict[str, StorageFormat] = {f.name: f for f in (*_PLAIN, *_GGML)}
 
 _PACKED: Final = re.compile(r"int([2-8])_(?:g(\d{1,18})|channel)(_zp)?(_gidx)?(_i64)?", re.ASCII)
 _TRANSPOSED: Final = re.compile(r"(awq|gptq)([238]?)_(?:g(\d{1,18})|channel)", re.ASCII)
+_NESTED: Final = re.compile(r"(?:nf4|fp4)_nested([1-9]\d?)(_f16)?", re.ASCII)
 _BLOCKED: Final = re.compile(r"fp8_block(\d{1,9})(?:x(\d{1,9}))?(_bf16|_e8m0)?", re.ASCII)
 
 
@@ -236,6 +252,8 @@ def storage_format(name: str) -> StorageFormat:
         )  # fmt: skip
     elif match := _TRANSPOSED.fullmatch(name):
         made = transposed_int(match[1], int(match[2] or 4), int(match[3]) if match[3] else None)
+    elif match := _NESTED.fullmatch(name):
+        made = bitsandbytes_4bit(name, "float16" if match[2] else "bfloat16", int(match[1]))
     elif match := _BLOCKED.fullmatch(name):
         made = blocked_fp8(int(match[1]), int(match[2] or match[1]), {"_bf16": 2, "_e8m0": 1}.get(match[3], 4))
     else:
@@ -283,9 +301,9 @@ def tensor_bytes(fmt: StorageFormat, shape: tuple[int, ...]) -> int:
     leading = prod(shape[:-2])
     total += leading * rows * -(-columns // fmt.block) * fmt.block_bytes
     if fmt.scale_bytes:
-        scaled = leading * -(-columns // fmt.scale_columns)
-        total += scaled * -(-rows // fmt.scale_rows) * fmt.scale_bytes
-        total += scaled * -(-rows // fmt.zero_rows) * fmt.zero_bytes
+        total += leading * -(-rows // fmt.scale_rows) * -(-columns // fmt.scale_columns) * fmt.scale_bytes
+        zeros = -(-columns // (fmt.zero_columns or fmt.scale_columns))
+        total += leading * -(-rows // fmt.zero_rows) * zeros * fmt.zero_bytes
     return total + leading * columns * fmt.column_bytes
 
 

@@ -32,7 +32,7 @@ def group_bytes_per_token(group: KvGroup, dtype: str, tp: int = 1, dtype_v: str 
 
 
 def group_sequence_bytes(group: KvGroup, dtype: str, tp: int, tokens: int, batched_tokens: int = 0) -> int:
-    """Bytes one sequence of ``tokens`` tokens takes in one layer of ``group``: its window's, or all, in whole states."""
+    """Bytes one sequence of ``tokens`` tokens takes in one layer of ``group``: those of its window, in whole states."""
     kept = cached_states(cached_tokens(tokens, group.window, batched_tokens), group.tokens_per_state)
     return group_bytes_per_state(group, dtype, tp) * kept + group_state_bytes(group, tp)
 

@@ -23,12 +23,13 @@ def read_config(
     name: str | None = None,
     repository: str = "",
     quant_config: Mapping[str, object] | None = None,
+    quantized: bool = True,
 ) -> ModelSpec:
     """The model that a configuration describes, in the formats that it declares.
 
     ``quant_config`` is the ``hf_quant_config.json`` beside it, used when the configuration declares no
-    quantization itself. Raises ``BadConfig`` (one line: the key and what is allowed) and ``UnknownFamily``
-    (no exact reader).
+    quantization itself; with ``quantized`` false nothing declared is read, and every tensor is in the model's own
+    dtype. Raises ``BadConfig`` (one line: the key and what is allowed) and ``UnknownFamily`` (no exact reader).
     """
     fields = Fields(config)
     family = fields.text("model_type")
@@ -36,10 +37,12 @@ def read_config(
     named = architectures[0] if isinstance(architectures, list) and architectures else family
     spec = family_reader(family, named)(fields)
     nested = Fields(quant_config, "hf_quant_config.json") if quant_config is not None else None
-    schemes = declared_schemes(
-        fields, spec.family, spec.native_quantization, _text_prefix(spec), nested, has_experts=spec.moe is not None
-    )
-    tensors = apply_schemes(spec.tensors, schemes)
+    tensors = spec.tensors
+    if quantized:
+        schemes = declared_schemes(
+            fields, spec.family, spec.native_quantization, _text_prefix(spec), nested, has_experts=spec.moe is not None
+        )
+        tensors = apply_schemes(tensors, schemes)
     return replace(
         spec,
         id=id,

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from profiles.cards import BadCard, Card, card_ids, load_card, load_user_card, user_card_ids, user_card_path
-from profiles.config_reader import read_config
+from profiles.config_reader import UnknownQuantization, read_config
 from profiles.headers.strictjson import load_json_object
 from profiles.llama_quantize import DEFAULT_TYPE
 from profiles.mixtures import UnknownMixture, base_type
@@ -168,8 +168,8 @@ def _from_disk(path: Path) -> ModelSpec:
     return _from_config(path, path)
 
 
-def _from_config(config_path: Path, path: Path) -> ModelSpec:
-    """What a ``config.json`` describes; ``path`` is what the user named."""
+def _from_config(config_path: Path, path: Path, *, quantized: bool = True) -> ModelSpec:
+    """What a ``config.json`` describes; ``path`` is what the user named. See ``read_config`` for ``quantized``."""
     config = load_json_object(config_path, _MAX_CONFIG_BYTES, "model configuration")
     beside = config_path.parent / "hf_quant_config.json"
     quant_config = None
@@ -178,7 +178,7 @@ def _from_config(config_path: Path, path: Path) -> ModelSpec:
     # The folder's own name: in a cache the file may be a link to another one.
     folder = config_path.parent.resolve().name
     name = folder if config_path.name == "config.json" and folder else config_path.stem
-    spec = read_config(config, id=_plain(name), name=name, quant_config=quant_config)
+    spec = read_config(config, id=_plain(name), name=name, quant_config=quant_config, quantized=quantized)
     local = Release(
         quantization=spec.native_quantization,
         publisher="local",
@@ -204,7 +204,12 @@ def _from_weights(path: Path) -> ModelSpec:
         return _from_config(config_path, path)
     if not config_path.is_file():
         raise ValueError(f"{path}: needs the config.json of the model beside the safetensors files")
-    return model_from_safetensors(path, _from_config(config_path, path))
+    try:
+        return model_from_safetensors(path, _from_config(config_path, path))
+    except UnknownQuantization as error:
+        # Headers say how everything is stored, whatever the configuration declares; an index does not.
+        unread = error
+    return model_from_safetensors(path, _from_config(config_path, path, quantized=False), undeclared=unread)
 
 
 def find_releases(model: ModelSpec, text: str) -> tuple[Release, ...]:

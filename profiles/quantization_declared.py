@@ -168,7 +168,7 @@ def _modelopt(config: Fields, model: _Model) -> tuple[Scheme, ...]:
 def _modelopt_mixed(layers: Fields, ignored: Modules) -> tuple[Scheme, ...]:
     """One scheme for each algorithm of a list of modules; the experts of a layer must all have the same."""
     by_module: dict[str, str] = {}
-    for name in layers.keys():
+    for name in layers:
         module = re.sub(r"\.experts\.\d+(?=\.|$)", ".experts.0", name, flags=re.ASCII)
         storage = _modelopt_format(layers.section(name))
         if by_module.setdefault(module, storage) != storage:
@@ -215,8 +215,8 @@ def _gptq(config: Fields, model: _Model) -> tuple[Scheme, ...]:
     ignored: Modules = NO_MODULES
     if config.has("dynamic"):
         dynamic = config.section("dynamic")
-        ignored = gptqmodel([key[2:] for key in dynamic.keys() if key.startswith("-:")], dynamic.path)
-        for key in dynamic.keys():
+        ignored = gptqmodel([key[2:] for key in dynamic if key.startswith("-:")], dynamic.path)
+        for key in dynamic:
             if not key.startswith("-:"):
                 override = dynamic.section(key)
                 storage = f"{_gptq_kind(override, config)}_{_group(override, config)}"
@@ -271,7 +271,7 @@ def _compressed_tensors(config: Fields, model: _Model) -> tuple[Scheme, ...]:
     del model
     ignored = compressed_tensors(*_strings(config, "ignore"))
     groups = config.section("config_groups")
-    names = groups.keys()
+    names = tuple(groups)
     if not 1 <= len(names) <= 64:
         raise BadConfig(f"{groups.path} must have 1 to 64 groups, not {len(names)}")
     schemes = []

@@ -2,10 +2,9 @@
 
 Every layer attends to a window of its own tokens. By its compression ratio it also attends to states that pool 4 tokens
 each, of which an indexer selects some, or 128 tokens each, or to none. The residual runs in ``hc_mult`` parallel
-streams, and the first layers route by a table of token ids. Names are those of the publisher's own inference code, which
-the checkpoints keep. Sources: deepseek-ai/DeepSeek-V4-Flash and -V4-Pro, whose indexes state 159,609,485,896 bytes in
-69,187 tensors and 864,704,792,696 bytes in 145,116; transformers 5.19 ``deepseek_v4``; vLLM 0.33.0
-``models/deepseek_v4``.
+streams, and the first layers route by a table of token ids. Names are those of the publisher's inference code, as in
+the checkpoints. Sources: deepseek-ai/DeepSeek-V4-Flash and -V4-Pro, whose indexes state 159,609,485,896 bytes in 69,187
+tensors and 864,704,792,696 bytes in 145,116; transformers 5.19 ``deepseek_v4``; vLLM 0.33.0 ``models/deepseek_v4``.
 """
 
 from __future__ import annotations

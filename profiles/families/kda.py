@@ -1,8 +1,8 @@
 """Kimi delta attention (KDA) of Kimi-Linear and Kimi K3: a state per head that decays by channel.
 
 The two differ in more than their sizes: K3 gates the output by a full-rank matrix where Kimi-Linear has a low-rank one,
-and its checkpoint keeps convolutions and the inner norm in F32, and ``A_log`` with one entry per channel of a head where
-the model code declares one per head. Sources: the published headers of moonshotai/Kimi-Linear-48B-A3B-Instruct
+and its checkpoint keeps convolutions and the inner norm in F32, and ``A_log`` with one entry per channel of a head
+where the model code declares one per head. Sources: the published headers of moonshotai/Kimi-Linear-48B-A3B-Instruct
 (revision e1df551) and moonshotai/Kimi-K3 (revision 9f62e4e); vLLM 0.33.0 ``mamba_utils.py`` ``kda_state_shape``.
 """
 

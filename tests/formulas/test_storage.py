@@ -141,6 +141,8 @@ WRITTEN = [
     ("nf4", (256, 512), 73_872),
     ("nf4", (300, 100), 17_020),
     ("fp4", (4096, 11008), 25_362_579),
+    ("nf4_nested17", (256, 512), 68_872),
+    ("nf4_nested17", (300, 100), 16_733),
     ("bnb_int8", (256, 512), 132_097),
 ]
 """What the libraries themselves write for one matrix, all its tensors together: compressed-tensors 0.17.0 and
