@@ -99,6 +99,12 @@ def test_parameters_are_those_of_the_published_checkpoint(name: str, parameters:
         ("DeepSeek-V4-Flash", 159_609_485_896),
         ("DeepSeek-V4-Pro", 864_704_792_696),
         ("MiniMax-M3-VL", 854_172_958_720),
+        ("GLM-5-FP8", 756_162_687_872),
+        ("GLM-5.1", 1_507_728_316_928),
+        ("GLM-5.2", 1_506_659_919_872),
+        ("Qwen3-235B-A22B", 470_187_269_120),
+        ("Mixtral-8x7B-v0.1", 93_405_585_408),
+        ("gpt-oss-20b", 13_761_264_768),
         ("DeepSeek-V3", 688_574_839_360),
         ("Qwen3.5-397B-A17B", 806_795_875_168),
         ("MiniMax-M2.7", 230_121_630_720),
@@ -203,6 +209,13 @@ def test_kimi_k2_5_active_parameters() -> None:
     spec = model("Kimi-K2.5")
     assert active_parameters(spec, with_embedding=True) == 32_861_500_928
     assert active_parameters(spec, with_embedding=False) == 31_687_095_808
+
+
+def test_glm_5_2_in_fp8_has_the_published_bytes_and_tensors() -> None:
+    """zai-org/GLM-5.2-FP8 (and GLM-5.3): 118,629 tensors of 755,617,140,416 bytes."""
+    quantization = load("GLM-5-FP8")["quantization_config"]
+    spec = read_config(load("GLM-5.2") | {"quantization_config": quantization}, id="glm")
+    assert (stored_tensors(spec), tensor_bytes(spec.tensors)) == (118_629, 755_617_140_416)
 
 
 def test_deepseek_v4_flash_dtypes_add_up_as_published() -> None:
