@@ -54,7 +54,7 @@ def load_model(text_or_path: str | Path) -> ModelSpec:
     path = Path(text)
     if text.strip() and _exists(path):
         return _from_disk(path)
-    raise UnknownName("model", text, _nearest(text))
+    raise UnknownName("model", text, _nearest(text), "; `moeplan models` lists those that are built in")
 
 
 def _plain(text: str) -> str:
@@ -98,7 +98,7 @@ def _user_card_id(text: str) -> str | None:
 def _nearest(text: str) -> list[str]:
     names = {**{card_id: card_id for card_id in user_card_ids()}, **_names()}
     near = difflib.get_close_matches(_plain(text[:80]), names, n=6, cutoff=0.5)
-    return list(dict.fromkeys(names[name] for name in near))[:3] or list(card_ids())
+    return list(dict.fromkeys(names[name] for name in near))[:3]
 
 
 def _exists(path: Path) -> bool:
