@@ -205,6 +205,8 @@ def main() -> None:
         "The constants of the model come from some of these rows (their source lines say which), so this is a check of",
         "the mechanism, not a blind test. Queueing rows depend on the load generator as much as on the machine.",
         "",
+        "Checkpoints and files beside their published sizes: [accuracy-weights.md](accuracy-weights.md).",
+        "",
         *table("Weights per GPU, vLLM", "GiB", unique(memory_rows("weights"))),
         *table("KV budget per GPU, vLLM", "GiB", unique(memory_rows("kv"))),
         *table("Time per token, vLLM and SGLang", "ms", unique(decode_rows())),

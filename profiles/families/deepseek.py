@@ -36,8 +36,8 @@ from profiles.model import KvGroup, ModelSpec, Moe, Role, TensorGroup
 _SPARSE_ATTENTION: Final = ("deepseek_v32", "glm_moe_dsa")
 """Architectures whose layers have an indexer."""
 _F32_KEY_NORM: Final = ("deepseek_v32",)
-"""Architectures whose checkpoints keep the norm of the indexer's keys in F32; GLM-5's are in bf16 (GLM-5-FP8: index
-total_size 756,162,687,872; GLM-5.1: 1,507,728,316,928; GLM-5.2: 1,506,659,919,872, and 755,617,140,416 in FP8)."""
+"""Architectures whose checkpoints keep the norm of the indexer's keys in F32; GLM-5's are in bf16 (index
+total_size of GLM-5.1: 1,507,728,316,928; of GLM-5.2: 1,506,659,919,872, and 755,617,140,416 in FP8)."""
 _MTP_WITHOUT_COPIES: Final = ("glm_moe_dsa",)
 """Architectures whose multi-token-prediction layers use the model's own embedding and head."""
 
