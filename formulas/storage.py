@@ -24,7 +24,6 @@ OCP Microscaling MXFP4 and MXFP8 (one E8M0 scale per 32 elements); AutoAWQ 0.2.9
 
 from __future__ import annotations
 
-import re
 from math import prod
 from typing import Final, NamedTuple
 
@@ -227,10 +226,7 @@ FORMATS: dict[str, StorageFormat] = {f.name: f for f in (*_PLAIN, *_GGML)}
 """Every storage format by name; ggml types carry their upper-case ggml name."""
 
 
-_PACKED: Final = re.compile(r"int([2-8])_(?:g(\d{1,18})|channel)(_zp)?(_gidx)?(_i64)?", re.ASCII)
-_TRANSPOSED: Final = re.compile(r"(awq|gptq)([238]?)_(?:g(\d{1,18})|channel)", re.ASCII)
-_NESTED: Final = re.compile(r"(?:nf4|fp4)_nested([1-9]\d?)(_f16)?", re.ASCII)
-_BLOCKED: Final = re.compile(r"fp8_block(\d{1,9})(?:x(\d{1,9}))?(_bf16|_e8m0)?", re.ASCII)
+_TRANSPOSED: Final = frozenset([f"{family}{bits}" for family in ("awq", "gptq") for bits in ("", "2", "3", "8")])
 
 
 def storage_format(name: str) -> StorageFormat:
@@ -244,23 +240,39 @@ def storage_format(name: str) -> StorageFormat:
     found = FORMATS.get(name)
     if found is not None:
         return found
-    if match := _PACKED.fullmatch(name):
-        bits, group, zero_points, group_index, i64_shape = match.groups()
-        made = packed_int(
-            int(bits), int(group) if group else None,
-            zero_points=bool(zero_points), group_index=bool(group_index), i64_shape=bool(i64_shape),
-        )  # fmt: skip
-    elif match := _TRANSPOSED.fullmatch(name):
-        made = transposed_int(match[1], int(match[2] or 4), int(match[3]) if match[3] else None)
-    elif match := _NESTED.fullmatch(name):
-        made = bitsandbytes_4bit(name, "float16" if match[2] else "bfloat16", int(match[1]))
-    elif match := _BLOCKED.fullmatch(name):
-        made = blocked_fp8(int(match[1]), int(match[2] or match[1]), {"_bf16": 2, "_e8m0": 1}.get(match[3], 4))
-    else:
-        raise UnknownFormat(f"unknown storage format {name!r}")
-    if made.name != name or 0 in map(int, re.findall(r"\d+", name.replace("e8m0", ""))):
+    made = _made(name)
+    if made is None or made.name != name:
         raise UnknownFormat(f"unknown storage format {name!r}")
     return made
+
+
+def _made(name: str) -> StorageFormat | None:
+    """A format from the words of its name; one that another name stands for is for the caller to tell."""
+    kind, _, rest = name.partition("_")
+    layout, *more = rest.split("_")
+    group = _number(layout[1:]) if layout.startswith("g") else None
+    grouped = bool(group) or layout == "channel"
+    if kind.startswith("int") and kind[3:] in "2345678" and len(kind) == 4 and grouped:
+        return packed_int(
+            int(kind[3:]), group, zero_points="zp" in more, group_index="gidx" in more, i64_shape="i64" in more
+        )
+    if kind in _TRANSPOSED and grouped:
+        family = kind.rstrip("238")
+        return transposed_int(family, int(kind[len(family) :] or 4), group)
+    if kind in ("nf4", "fp4") and (digits := _number(layout.removeprefix("nested"))) and digits < 100:
+        f16 = more == ["f16"]
+        return bitsandbytes_4bit(f"{kind}_nested{digits}{'_f16' * f16}", "float16" if f16 else "bfloat16", digits)
+    if kind == "fp8":
+        rows, _, columns = layout.removeprefix("block").partition("x")
+        size = (_number(rows), _number(columns or rows))
+        if size[0] and size[1]:
+            return blocked_fp8(size[0], size[1], {"bf16": 2, "e8m0": 1}.get("_".join(more), 4))
+    return None
+
+
+def _number(text: str) -> int | None:
+    """A positive decimal number of at most 18 digits."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 and text[0] != "0" else None
 
 
 def stored_format(fmt: StorageFormat, columns: int) -> StorageFormat:
