@@ -4,7 +4,8 @@ Every layer attends to a window of its own tokens. By its compression ratio it a
 each, of which an indexer selects some, or 128 tokens each, or to none. The residual runs in ``hc_mult`` parallel
 streams, and the first layers route by a table of token ids. Names are those of the publisher's inference code, as in
 the checkpoints. Sources: deepseek-ai/DeepSeek-V4-Flash and -V4-Pro, whose indexes state 159,609,485,896 bytes in 69,187
-tensors and 864,704,792,696 bytes in 145,116; transformers 5.19 ``deepseek_v4``; vLLM 0.33.0 ``models/deepseek_v4``.
+tensors and 864,704,792,696 bytes in 145,116, and with a DSpark drafter -V4-Flash-0731 (166,878,536,440 bytes) and
+-V4-Pro-0813 (892,727,580,904 in 149,782); transformers 5.19 ``deepseek_v4``; vLLM 0.33.0 ``models/deepseek_v4``.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from profiles.families.blocks import (
     router,
     router_bias,
 )
-from profiles.families.fields import MAX_EXPERTS, MAX_HEADS, MAX_LAYERS, BadConfig, Fields, UnknownFamily, divisible
+from profiles.families.fields import MAX_EXPERTS, MAX_HEADS, MAX_LAYERS, BadConfig, Fields, divisible
 from profiles.model import KvGroup, ModelSpec, Moe, Role, TensorClass, TensorGroup
 
 _SELECTED: Final = 4
 """Tokens in a compressed state that an indexer selects; such states overlap, so that two windows are pooled."""
 _RATIOS: Final = (0, _SELECTED, 128)
+_DSPARK_STAGES: Final = 3
+"""Layers of a DSpark drafter; ``num_nextn_predict_layers`` does not count them."""
 
 
 class _Attention(NamedTuple):
@@ -187,9 +190,12 @@ def read(config: Fields) -> ModelSpec:
     """The tensors and geometry of the text model."""
     hidden, vocab = config.integer("hidden_size"), config.integer("vocab_size")
     layers, dtype = layer_count(config), dtype_of(config)
-    if config.has("dspark_block_size"):
-        raise UnknownFamily("DeepseekV4ForCausalLM with dspark_block_size: its DSpark drafter has no exact reader")
-    mtp_layers = config.integer("num_nextn_predict_layers", 0, low=0, high=64)
+    drafted = config.has("dspark_block_size")
+    mtp_layers = (
+        config.integer("n_mtp_layers", _DSPARK_STAGES, high=64)
+        if drafted
+        else config.integer("num_nextn_predict_layers", 0, low=0, high=64)
+    )
     attention, streams = _Attention.read(config, hidden), config.integer("hc_mult", high=64)
     experts = _Experts(
         *expert_counts(config, "n_routed_experts", "num_experts_per_tok"),
@@ -222,15 +228,10 @@ def read(config: Fields) -> ModelSpec:
         tensors.append(lm_head("head.weight", vocab, hidden, dtype))
     if mtp_layers:
         after, layer = tuple(range(layers, layers + mtp_layers)), "mtp.{mtp_layer}."
-        tensors += as_mtp(
-            [
-                *(TensorGroup(f"{layer}{part}_proj.weight", (hidden, hidden), "mtp_projection", "mtp", dtype, after)
-                  for part in "eh"),
-                *(norm(f"{layer}{part}.weight", hidden, dtype, after) for part in ("enorm", "hnorm", "norm")),
-                *block(layer, after),
-                *_hyper_connection(f"{layer}hc_head", streams, 1, streams * hidden, after),
-            ]
-        )  # fmt: skip
+        ends = _dspark(config, hidden, vocab, dtype, after) if drafted else _predictor(layer, hidden, dtype, after)
+        streams_of = after[-1:] if drafted else after
+        head = _hyper_connection(f"{layer}hc_head", streams, 1, streams * hidden, streams_of)
+        tensors += as_mtp([*ends, *block(layer, after), *head])
     return ModelSpec(
         id="",
         name="",
@@ -252,6 +253,31 @@ def read(config: Fields) -> ModelSpec:
         mtp_layers=mtp_layers,
         tied_embeddings=tied,
     )
+
+
+def _predictor(layer: str, hidden: int, dtype: str, layers: Layers) -> list[TensorGroup]:
+    """What joins the token and the state in a layer that predicts one further token."""
+    return [
+        *(TensorGroup(f"{layer}{part}_proj.weight", (hidden, hidden), "mtp_projection", "mtp", dtype, layers)
+          for part in "eh"),
+        *(norm(f"{layer}{part}.weight", hidden, dtype, layers) for part in ("enorm", "hnorm", "norm")),
+    ]  # fmt: skip
+
+
+def _dspark(config: Fields, hidden: int, vocab: int, dtype: str, layers: Layers) -> list[TensorGroup]:
+    """What the stages of a DSpark drafter have beside their blocks: states of the model go in, two heads come out."""
+    layer, rank = "mtp.{mtp_layer}.", config.integer("dspark_markov_rank")
+    states = hidden * len(config.integers("dspark_target_layer_ids", low=0, high=MAX_LAYERS))
+    first, last = layers[:1], layers[-1:]
+    heads = [(f"markov_head.markov_{part}", (vocab, rank)) for part in ("w1", "w2")]
+    if config.flag("enable_confidence_head", True):
+        heads.append(("confidence_head.proj", (1, hidden + rank)))
+    return [
+        TensorGroup(f"{layer}main_proj.weight", (hidden, states), "mtp_projection", "mtp", dtype, first),
+        norm(f"{layer}main_norm.weight", hidden, dtype, first),
+        norm(f"{layer}norm.weight", hidden, dtype, last),
+        *(TensorGroup(f"{layer}{name}.weight", shape, "lm_head", "mtp", dtype, last) for name, shape in heads),
+    ]
 
 
 def _ratios(config: Fields, layers: int) -> tuple[int, ...]:

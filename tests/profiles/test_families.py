@@ -229,6 +229,32 @@ def test_deepseek_v4_flash_dtypes_add_up_as_published() -> None:
     assert sum(g.instances * PARTS.get(g.format, 2 if g.format.startswith("fp8") else 1) for g in prediction) == 1_575
 
 
+@pytest.mark.parametrize(
+    ("name", "rank", "total_bytes", "tensors"),
+    [
+        ("DeepSeek-V4-Flash", 256, 166_878_536_440, 72_317),
+        ("DeepSeek-V4-Pro", 512, 892_727_580_904, 149_782),
+    ],
+)
+def test_deepseek_v4_with_a_dspark_drafter(name: str, rank: int, total_bytes: int, tensors: int) -> None:
+    """Published: the index totals of DeepSeek-V4-Flash-0731 and, with its tensors, of DeepSeek-V4-Pro-0813."""
+    base = load(name)
+    layers = base["num_hidden_layers"]
+    spec = read_config(
+        base
+        | {
+            "compress_ratios": [*base["compress_ratios"][:layers], 0, 0, 0],
+            "dspark_block_size": 5,
+            "dspark_markov_rank": rank,
+            "dspark_noise_token_id": 128_799,
+            "dspark_target_layer_ids": [layers - 3, layers - 2, layers - 1],
+        },
+        id="drafted",
+    )
+    assert (tensor_bytes(spec.tensors), stored_tensors(spec)) == (total_bytes, tensors)
+    assert spec.kv_groups == model(name).kv_groups
+
+
 def test_deepseek_v4_experts_can_be_fp8() -> None:
     """The base models: block FP8 with F32 scales everywhere, the experts too."""
     spec = read_config(load("DeepSeek-V4-Flash") | {"expert_dtype": "fp8"}, id="base")

@@ -66,6 +66,7 @@ def changed(config: dict[str, Any], path: str, value: object) -> dict[str, Any]:
         ("Kimi-K3", "text_config.linear_attn_config.kda_layers", [1, 2], "name each of 93 layers exactly once"),
         ("Qwen3.5-397B-A17B", "text_config.layer_types", ["full_attention"] * 60, "must have both"),
         ("DeepSeek-V4-Flash", "compress_ratios", [0] * 43, "compress_ratios must have 44 entries, not 43"),
+        ("DeepSeek-V4-Flash", "dspark_block_size", 5, "compress_ratios must have 46 entries, not 44"),
         ("DeepSeek-V4-Flash", "compress_ratios", [8] * 44, "compress_ratios has 8, allowed: 0, 4, 128"),
         ("DeepSeek-V4-Flash", "num_key_value_heads", 8, "num_key_value_heads must be 1"),
         ("DeepSeek-V4-Flash", "o_groups", 7, "num_attention_heads 64 must be divisible by o_groups 7"),
@@ -105,7 +106,6 @@ def test_any_value_is_shown_in_one_short_line(value: object) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (load("DeepSeek-V4-Pro") | {"dspark_block_size": 5}, "DeepseekV4ForCausalLM with dspark_block_size"),
         (load("Kimi-K3")["text_config"], "KimiLinearForCausalLM with linear_attn_config.use_full_rank_gate, mla_use"),
         ({"model_type": "mamba", "architectures": ["Mamba"]}, "no reader for the architecture 'Mamba' (model_type"),
         ({"model_type": "a\nb", "architectures": ["x\ny" * 99]}, "no reader for the architecture"),
