@@ -100,7 +100,7 @@ def gguf_groups(model: ModelSpec) -> tuple[TensorGroup, ...]:
     drops_mtp = model.uses_mla and not any(group.index_head_dim for group in model.kv_groups)
     converted: list[TensorGroup] = []
     for group in model.tensors:
-        if group.role in _VISION_ROLES or group.tensor_class == "vision":
+        if group.role in _VISION_ROLES or group.role == "kv_scale" or group.tensor_class == "vision":
             continue
         if group.tensor_class == "mtp" and drops_mtp:
             continue

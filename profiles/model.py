@@ -43,6 +43,7 @@ Role = Literal[
     "router",
     "router_bias",
     "token_table",
+    "kv_scale",
     "hyper_connection",
     "q_a",
     "q_b",
@@ -92,7 +93,8 @@ Role = Literal[
 ``linear_gate_a`` is the first factor of a low-rank gate of linear attention, ``latent_down`` and ``latent_up`` lead
 into and out of the latent space of routed experts; ``shared_router`` gates the shared expert. ``o_a`` is the first
 factor of a grouped output projection, ``compressor`` pools neighbouring tokens into one cached state,
-``hyper_connection`` mixes parallel residual streams, and ``token_table`` routes by a table of token ids, not learned.
+``hyper_connection`` mixes parallel residual streams, ``token_table`` routes by a table of token ids, not learned, and
+``kv_scale`` is a scale of a quantized KV cache.
 """
 
 Evidence = Literal["exact", "measured", "modelled", "assumed"]
@@ -123,7 +125,7 @@ class TensorGroup(NamedTuple):
     @property
     def parameters(self) -> int:
         """Elements of all tensors of the group, scales not counted; a table of indices has none."""
-        return 0 if self.role == "token_table" else prod(self.shape) * self.instances
+        return 0 if self.role in ("token_table", "kv_scale") else prod(self.shape) * self.instances
 
     @property
     def bytes_each(self) -> int:

@@ -42,8 +42,15 @@ def native_name(groups: Iterable[TensorGroup], dtype: str) -> str:
 
 
 def requantize(model: ModelSpec, format_of: Callable[[TensorGroup], str]) -> tuple[TensorGroup, ...]:
-    """The model's tensors, each in the storage format that ``format_of`` names. Raises ``UnknownFormat``."""
-    return tuple(group._replace(format=storage_format(format_of(group)).name) for group in model.tensors)
+    """The model's tensors, each in the storage format that ``format_of`` names. Raises ``UnknownFormat``.
+
+    Scales of a quantized KV cache belong to the quantization that is replaced.
+    """
+    return tuple(
+        group._replace(format=storage_format(format_of(group)).name)
+        for group in model.tensors
+        if group.role != "kv_scale"
+    )
 
 
 def uniform(model: ModelSpec, quantization: str) -> tuple[TensorGroup, ...]:

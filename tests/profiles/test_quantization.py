@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from formulas.storage import UnknownFormat
 from profiles.config_reader import BadConfig, UnknownFamily, UnknownQuantization, read_config
+from profiles.llama_quantize import gguf_groups
 from profiles.model import ModelSpec, TensorGroup
 from profiles.quantization import requantize, uniform
 
@@ -81,7 +82,7 @@ def test_int4_of_kimi_k2_5_is_in_the_routed_experts_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "total_bytes", "classes"),
     [
-        ("Kimi-K2.5-NVFP4", 590_779_957_656, {"routed_experts", "shared_experts", "dense_ffn"}),
+        ("Kimi-K2.5-NVFP4", 590_779_957_656 + 61 * 2 * 4, {"routed_experts", "shared_experts", "dense_ffn"}),
         ("Kimi-K2.6-NVFP4", 595_148_192_736, {"routed_experts"}),
         ("Kimi-K2.7-Code-NVFP4", 595_148_192_736, {"routed_experts"}),
     ],
@@ -91,6 +92,52 @@ def test_nvfp4_of_kimi(name: str, total_bytes: int, classes: set[str]) -> None:
     spec = model(name)
     assert {group.tensor_class for group in spec.tensors if group.format == "nvfp4"} == classes
     assert total(spec.tensors) == total_bytes
+
+
+def modelopt_fp8(version: str) -> dict[str, object]:
+    """What nvidia-modelopt 0.41.0 wrote into the configuration of a small Llama with FP8_DEFAULT_CFG and FP8_KV_CFG."""
+    eight_bits = {"dynamic": False, "num_bits": 8, "type": "float"}
+    return {
+        "config_groups": {
+            "group_0": {"input_activations": eight_bits, "weights": eight_bits, "targets": ["Linear"]},
+        },
+        "ignore": ["lm_head"],
+        "quant_algo": "FP8",
+        "kv_cache_scheme": eight_bits,
+        "producer": {"name": "modelopt", "version": version},
+        "quant_method": "modelopt",
+    }
+
+
+def test_modelopt_stores_the_scales_of_a_calibrated_kv_cache() -> None:
+    """In the checkpoint: model.layers.0.self_attn.k_proj.k_scale and v_proj.v_scale, F32 scalars."""
+    base = load("Meta-Llama-3.1-8B")
+    spec = read_config(base | {"quantization_config": modelopt_fp8("0.41.0")}, id="x")
+    scales = [group for group in spec.tensors if group.role == "kv_scale"]
+    assert [group.name for group in scales] == [
+        "model.layers.{layer}.self_attn.k_proj.k_scale", "model.layers.{layer}.self_attn.v_proj.v_scale",
+    ]  # fmt: skip
+    assert total(tuple(scales)) == 32 * 2 * 4
+    assert spec.notes == ()
+    assert spec.parameters == read_config(base, id="x").parameters
+    without = {key: value for key, value in modelopt_fp8("0.41.0").items() if key != "kv_cache_scheme"}
+    plain = read_config(base | {"quantization_config": without}, id="x")
+    assert total(spec.tensors) == total(plain.tensors) + 256
+    assert total(uniform(spec, "bf16")) == total(read_config(base, id="x").tensors)
+    assert total(gguf_groups(spec)) == total(gguf_groups(plain))
+
+
+@pytest.mark.parametrize("version", ["0.44.0rc1", "0.0.1.dev752+gbd4fc3a65", "", "today"])
+def test_scales_that_a_version_may_leave_out_are_told(version: str) -> None:
+    spec = read_config(load("Meta-Llama-3.1-8B") | {"quantization_config": modelopt_fp8(version)}, id="x")
+    assert not [group for group in spec.tensors if group.role == "kv_scale"]
+    assert any("two F32 scales in each of 32 layers, 256 bytes" in note for note in spec.notes)
+
+
+def test_scales_of_a_converted_deepseek_checkpoint_are_told() -> None:
+    beside = load("DeepSeek-V3.1-NVFP4.hf_quant_config")
+    spec = read_config(load("DeepSeek-V3.1-NVFP4"), id="x", quant_config=beside)
+    assert any("488 bytes" in note for note in spec.notes)
 
 
 def test_the_file_beside_is_read_when_the_configuration_declares_nothing() -> None:
