@@ -13,15 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from moeplan.hub_gguf import GgufSet, choose, gguf_sets
 from moeplan.text_safe import shortened
 from planner.errors import BadRequest
 from profiles.config_reader import UnknownFamily
 from profiles.headers.errors import BadModelFile, quoted
-from profiles.headers.safetensors import MAX_INDEX_BYTES
-from profiles.headers.strictjson import load_json_object
+from profiles.headers.safetensors_index import MAX_INDEX_BYTES, read_index
 from profiles.library import load_model, model_ids
 from profiles.model import ModelSpec
 from profiles.weights.projector import is_projector_name
@@ -166,9 +165,7 @@ class _Visit:
             spec = load_model(index)
             if spec.releases[0].published_bytes == sum(group.bytes for group in spec.tensors):
                 return spec, f"{CONFIG} and total_size of {INDEX} agree to the byte", INDEX
-            # The reader of the model has just checked its form.
-            weight_map = cast("dict[str, str]", load_json_object(index, MAX_INDEX_BYTES, "index")["weight_map"])
-            paths, main = tuple(sorted(set(weight_map.values()))), INDEX
+            paths, main = tuple(sorted(set(read_index(index).weight_map.values()))), INDEX
         elif SINGLE_FILE in files:
             paths, main = (SINGLE_FILE,), SINGLE_FILE
         else:
