@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -50,10 +50,10 @@ def load_model(text_or_path: str | Path) -> ModelSpec:
     if isinstance(text_or_path, str) and (card_id := _card_id(text)):
         return _with_shadow_told(_built_in(card_id))
     if isinstance(text_or_path, str) and (card_id := _user_card_id(text)):
-        return _from_card(load_user_card(card_id))
+        return _as_made(_from_card(load_user_card(card_id)))
     path = Path(text)
     if text.strip() and _exists(path):
-        return _from_disk(path)
+        return _as_made(_from_disk(path))
     raise UnknownName("model", text, _nearest(text))
 
 
@@ -110,7 +110,40 @@ def _exists(path: Path) -> bool:
 
 @cache
 def _built_in(card_id: str) -> ModelSpec:
-    return _from_card(load_card(card_id))
+    spec = _from_card(load_card(card_id))
+    return _marked(spec, lambda release: release.release == spec.repository and release.container == "safetensors")
+
+
+def _marked(spec: ModelSpec, is_by_maker: Callable[[Release], bool]) -> ModelSpec:
+    """With ``by_maker`` of every release in the formats of the configuration as ``is_by_maker`` says."""
+    releases = tuple(
+        replace(release, by_maker=True) if release.mixture == "native" and is_by_maker(release) else release
+        for release in spec.releases
+    )
+    return replace(spec, releases=releases)
+
+
+def _as_made(spec: ModelSpec) -> ModelSpec:
+    """A model from elsewhere, whose files may have been re-quantized by anyone.
+
+    They count as the maker's own where a built-in model's are known to be the same: every tensor in the same format,
+    or the same bytes in all.
+    """
+    geometry = (spec.family, spec.hidden, spec.layers, spec.vocab)
+    known = [
+        model
+        for model in map(_built_in, card_ids())
+        if (model.family, model.hidden, model.layers, model.vocab) == geometry
+    ]
+    tensors = frozenset(spec.tensors)
+    published = {release.published_bytes for model in known for release in model.releases if release.by_maker}
+    if any(tensors == frozenset(model.tensors) for model in known):
+        return _marked(spec, lambda release: release.published_bytes in (None, _bytes(spec)))
+    return _marked(spec, lambda release: release.published_bytes in published - {None})
+
+
+def _bytes(spec: ModelSpec) -> int:
+    return sum(group.bytes for group in spec.tensors)
 
 
 def _with_shadow_told(spec: ModelSpec) -> ModelSpec:

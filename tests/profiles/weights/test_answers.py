@@ -12,6 +12,7 @@ import pytest
 from moeplan.api import estimate, memory, plan
 from moeplan.cli import main
 from planner.errors import BadRequest, Undetermined
+from profiles.library import load_model
 from tests.profiles.weights.architectures import MODELS, build, heads, repeated
 from tests.profiles.weights.checkpoints import small_config, small_model, stored_tensors, write_checkpoint
 from tests.profiles.weights.test_projector import projector
@@ -153,3 +154,17 @@ def test_refusals_are_one_line_with_their_exit_code(
     line = capsys.readouterr().err
     assert said in line
     assert line.count("\n") == 1
+
+
+def test_a_folder_that_someone_quantized_is_not_called_the_makers(tmp_path: Path) -> None:
+    config = small_config("Qwen3-32B") | {"quantization_config": {"quant_method": "fp8", "activation_scheme": "static"}}
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    write_checkpoint(folder, stored_tensors(load_model(folder / "config.json")))
+    (candidate, *_) = plan(str(folder), gpu="2xH100", ram="64GiB").candidates
+    assert not candidate.quality.native
+    assert "maker" not in candidate.quality.note
+    bounds = {"max_kld": 0.01, "quality_suite": "wikitext"}
+    found = plan(str(folder), gpu="2xH100", ram="64GiB", **bounds)  # type: ignore[arg-type]
+    assert "was not measured" in found.rejected[0].reason
