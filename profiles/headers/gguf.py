@@ -299,16 +299,22 @@ def _read_tensor(cursor: Cursor, budget: _Budget) -> _Raw:
 
 
 def _check_places(cursor: Cursor, raw: list[_Raw], alignment: int) -> None:
-    end, before = 0, ""
-    for tensor in sorted(raw, key=lambda tensor: (tensor.offset_in_data, tensor.nbytes)):
+    """That the tensors lie one after another, as ggml's own reader requires: none overlap, and nothing is hidden."""
+    end = 0
+    for tensor in raw:
         if tensor.offset_in_data % alignment:
             raise cursor.bad(
                 f"tensor {quoted(tensor.name)} is at offset {tensor.offset_in_data};"
                 f" multiples of the alignment {alignment} are allowed"
             )
-        if tensor.offset_in_data < end:
-            raise cursor.bad(f"tensors {quoted(before)} and {quoted(tensor.name)} overlap; each needs its own bytes")
-        end, before = tensor.offset_in_data + tensor.nbytes, tensor.name
+        expected = _aligned(end, alignment)
+        if tensor.offset_in_data != expected:
+            what = "leaves a hole before it" if tensor.offset_in_data > expected else "overlaps the one before it"
+            raise cursor.bad(
+                f"tensor {quoted(tensor.name)} is at offset {tensor.offset_in_data:,} and {what}; only {expected:,},"
+                " where that one ends, is allowed"
+            )
+        end = expected + tensor.nbytes
 
 
 def _located(cursor: Cursor, raw: list[_Raw], data_start: int) -> Iterator[TensorInfo]:

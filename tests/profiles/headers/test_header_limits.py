@@ -113,7 +113,7 @@ def test_as_much_kept_text_as_allowed(tmp_path: Path) -> None:
 def test_as_many_gguf_tensors_as_allowed(tmp_path: Path) -> None:
     count = MAX_GGUF_TENSORS
     infos = [
-        text(f"{i:x}".rjust(MAX_NAME_BYTES, "x")) + struct.pack("<I4QIQ", 4, 8, 1, 1, 1, 0, (count - 1 - i) * 32)
+        text(f"{i:x}".rjust(MAX_NAME_BYTES, "x")) + struct.pack("<I4QIQ", 4, 8, 1, 1, 1, 0, i * 32)
         for i in range(count)
     ]
     assert outcome(gguf_of(tmp_path / "m.gguf", 0, count, b"".join(infos), 10**9)) == f"{count} tensors, 0 keys"
