@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from moeplan.hub_gguf import GgufSet, choose, gguf_sets
 from moeplan.text_safe import shortened
 from planner.errors import BadRequest
-from profiles.config_reader import UnknownFamily
+from profiles.config_reader import BadConfig, UnknownFamily
 from profiles.headers.errors import BadModelFile, quoted
 from profiles.headers.safetensors_index import MAX_INDEX_BYTES, read_index
 from profiles.library import load_model, model_ids
@@ -106,7 +106,7 @@ def _scratch(repository: Repository) -> Iterator[Path]:
             yield folder
         except BadModelFile as bad:
             raise BadModelFile(f"{repository.id}/{Path(bad.file).name}", bad.problem) from None
-        except UnknownFamily as error:
+        except (BadConfig, UnknownFamily) as error:
             raise type(error)(str(error).replace(str(folder), repository.id)) from None
 
 

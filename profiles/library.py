@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from profiles.cards import BadCard, Card, card_ids, load_card, load_user_card, user_card_ids, user_card_path
-from profiles.config_reader import read_config
+from profiles.config_reader import BadConfig, read_config
+from profiles.families.fields import shown
 from profiles.headers.strictjson import load_json_object
 from profiles.llama_quantize import DEFAULT_TYPE
 from profiles.mixtures import UnknownMixture, base_type
@@ -54,6 +55,8 @@ def load_model(text_or_path: str | Path) -> ModelSpec:
     path = Path(text)
     if text.strip() and _exists(path):
         return _as_made(_from_disk(path))
+    if _means_path(text):
+        raise UnknownName("file or folder", text)
     raise UnknownName("model", text, _nearest(text))
 
 
@@ -99,6 +102,12 @@ def _nearest(text: str) -> list[str]:
     names = {**{card_id: card_id for card_id in user_card_ids()}, **_names()}
     near = difflib.get_close_matches(_plain(text[:80]), names, n=6, cutoff=0.5)
     return list(dict.fromkeys(names[name] for name in near))[:3] or list(card_ids())
+
+
+def _means_path(text: str) -> bool:
+    """Whether a text can be nothing but a path: neither a model's name nor ``org/name`` looks like that."""
+    is_written_as_path = text.startswith(("/", "./", "../", "~")) or text.count("/") > 1 or "\\" in text
+    return is_written_as_path or text.casefold().endswith((".json", ".gguf", ".safetensors"))
 
 
 def _exists(path: Path) -> bool:
@@ -196,8 +205,12 @@ def _hypothetical(quantization: str, mixture: str) -> Release:
 
 
 def _from_disk(path: Path) -> ModelSpec:
-    if path.is_dir() or path.name.endswith(_WEIGHT_SUFFIXES):
+    if path.is_dir() or path.name.casefold().endswith(_WEIGHT_SUFFIXES):
         return _from_weights(path)
+    if path.is_file() and path.suffix.casefold() != ".json":
+        raise ValueError(
+            f"{shown(str(path))}: a config.json, a folder, a .safetensors file or index, or a .gguf file is allowed"
+        )
     return _from_config(path, path)
 
 
@@ -211,7 +224,10 @@ def _from_config(config_path: Path, path: Path) -> ModelSpec:
     # The folder's own name: in a cache the file may be a link to another one.
     folder = config_path.parent.resolve().name
     name = folder if config_path.name == "config.json" and folder else config_path.stem
-    spec = read_config(config, id=_plain(name), name=name, quant_config=quant_config)
+    try:
+        spec = read_config(config, id=_plain(name), name=name, quant_config=quant_config)
+    except BadConfig as error:
+        raise BadConfig(f"{config_path}: {error}") from error
     local = Release(
         quantization=spec.native_quantization,
         publisher="local",
@@ -227,7 +243,7 @@ def _from_weights(path: Path) -> ModelSpec:
     """What weight files hold, or a folder: of safetensors, else of one GGUF model, else of a ``config.json`` alone."""
     is_folder = path.is_dir()
     gguf = (None if holds_safetensors(path) else gguf_in(path)) if is_folder else path
-    if gguf is not None and gguf.name.endswith(".gguf"):
+    if gguf is not None and gguf.name.casefold().endswith(".gguf"):
         spec = model_from_gguf(gguf)
         return replace(spec, id=_plain(spec.name))
     config_path = path / "config.json" if is_folder else path.with_name("config.json")
@@ -237,7 +253,12 @@ def _from_weights(path: Path) -> ModelSpec:
         return _from_config(config_path, path)
     if not config_path.is_file():
         raise ValueError(f"{path}: needs the config.json of the model beside the safetensors files")
-    return model_from_safetensors(path, _from_config(config_path, path))
+    spec = model_from_safetensors(path, _from_config(config_path, path))
+    if is_folder and any(each.name.casefold().endswith(".gguf") for each in path.iterdir()):
+        return replace(
+            spec, notes=(*spec.notes, f"{path} also holds GGUF files, which were not read; name one to read it")
+        )
+    return spec
 
 
 def find_releases(model: ModelSpec, text: str) -> tuple[Release, ...]:

@@ -106,6 +106,8 @@ def _main_file(folder: Path) -> Path:
         found = sorted(file for file in folder.iterdir() if file.name.endswith(suffix))
         if len(found) == 1:
             return found[0]
+        if found and suffix == ".safetensors" and all(_SHARD_NAME.fullmatch(file.name) for file in found):
+            raise BadModelFile(folder, f"holds {len(found)} shards without their *{_INDEX_SUFFIX}, as needed")
         if found:
             raise BadModelFile(folder, f"holds {len(found)} files named *{suffix}; name the one to read")
     raise BadModelFile(folder, f"holds no *.safetensors and no *{_INDEX_SUFFIX}; a folder with either is allowed")
@@ -164,6 +166,7 @@ def _headers(index: Path, shards: list[Path], weight_map: dict[str, str]) -> lis
     headers: list[Header] = []
     header_bytes = tensor_count = name_bytes = 0
     kinds = Kinds()
+    is_complete = True
     for shard in shards:
         header = read_header(shard, kinds)
         headers.append(header)
@@ -176,27 +179,24 @@ def _headers(index: Path, shards: list[Path], weight_map: dict[str, str]) -> lis
                 f"its shards exceed the {MAX_SET_HEADER_BYTES:,} bytes of headers, {MAX_TENSORS:,} tensors or"
                 f" {MAX_SET_NAME_BYTES:,} bytes of names that are allowed",
             )
-        _take_out(index, weight_map, headers)
+        is_complete &= _take_out(index, weight_map, header)
+    # Each tensor of the index was found once and is gone from it: only what it lacks can be there twice.
+    if not is_complete and len({name for header in headers for name in header.names}) < tensor_count:
+        raise BadModelFile(index, "two of its shards hold a tensor of the same name; one may")
     for name, shard_name in weight_map.items():
         raise _not_held(index, name, shard_name)
     return headers
 
 
-def _take_out(index: Path, weight_map: dict[str, str], headers: list[Header]) -> None:
-    """Check the last of `headers` against the index, and the others where it holds what the index lacks."""
-    last = headers[-1]
-    found = list(map(weight_map.pop, last.names, repeat(None)))
-    if found.count(last.path.name) == len(found):
-        return
-    unlisted = set()
-    for name, shard_name in zip(last.names, found, strict=True):
-        if shard_name is None:
-            unlisted.add(name)
-        elif shard_name != last.path.name:
-            raise _not_held(index, name, shard_name)
-    for header in headers[:-1]:
-        if not unlisted.isdisjoint(header.names):
-            raise BadModelFile(index, "two of its shards hold a tensor of the same name; one may")
+def _take_out(index: Path, weight_map: dict[str, str], header: Header) -> bool:
+    """Take the tensors of a shard out of the index, and say whether it had them all."""
+    found = list(map(weight_map.pop, header.names, repeat(None)))
+    if found.count(header.path.name) == len(found):
+        return True
+    for name, shard_name in zip(header.names, found, strict=True):
+        if shard_name not in (None, header.path.name):
+            raise _not_held(index, name, str(shard_name))
+    return False
 
 
 def _not_held(index: Path, name: str, shard: str) -> BadModelFile:

@@ -312,7 +312,7 @@ ATTACKS = {
     "an offset beyond the file": (gguf([], [GgufTensor("t", (1,), 0, 4, offset=2**63)]), "leaves a hole"),
     "an offset that is not aligned": (gguf([], [GgufTensor("t", (1,), 0, 40, offset=4)]), "is at offset 4; multiples"),
     "tensors that overlap": (
-        gguf([], [GgufTensor("a", (32,), 0, 128), GgufTensor("b", (8,), 0, 32, offset=96)]), "'b' is at offset 96 and overlaps"
+        gguf([], [GgufTensor("a", (32,), 0, 128), GgufTensor("b", (8,), 0, 32, offset=96)]), "at offset 96 and overlaps"
     ),
     "tensors in one place": (
         gguf([], [GgufTensor("a", (8,), 0, 32), GgufTensor("b", (8,), 0, 32, offset=0)]), "overlap"
