@@ -1,5 +1,7 @@
 """Models on the Hugging Face hub: ``org/name``, or ``org/name:quantization`` for one of its GGUF quantizations.
 
+``org/name@revision`` is a branch, a tag or a commit other than the main branch.
+
 Read are the configuration, the index and, where those two do not settle the size, the headers of the weight files.
 Weights are never read. Needs the extra ``hub``, which is imported when a model is asked for.
 """
@@ -37,7 +39,10 @@ SINGLE_FILE: Final = "model.safetensors"
 MAX_CONFIG_BYTES: Final = 16 << 20
 
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
-_ID = re.compile(rf"(?P<repository>{_PART}/{_PART})(?::(?P<quantization>[A-Za-z0-9._-]{{1,96}}))?")
+_REVISION = r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,94}[A-Za-z0-9])?"
+_ID = re.compile(
+    rf"(?P<repository>{_PART}/{_PART})(?:@(?P<revision>{_REVISION}))?(?::(?P<quantization>[A-Za-z0-9._-]{{1,96}}))?"
+)
 _FILE_SUFFIXES = (".json", ".gguf", ".safetensors")
 
 
@@ -57,7 +62,7 @@ class HubModel:
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether a text has the form ``org/name`` or ``org/name:quantization`` and does not end like a file.
+    """Whether a text has the form ``org/name[@revision][:quantization]`` and does not end like a file.
 
     >>> is_hub_id("moonshotai/Kimi-K2.5"), is_hub_id("unsloth/Kimi-K2.5-GGUF:UD-Q2_K_XL"), is_hub_id("./folder")
     (True, True, False)
@@ -66,7 +71,7 @@ def is_hub_id(text: str) -> bool:
 
 
 def fetch_hub_model(text: str, progress: Progress | None = None) -> HubModel:
-    """The model that ``org/name[:quantization]`` names, and what it was read from.
+    """The model that ``org/name[@revision][:quantization]`` names, and what it was read from.
 
     ``progress`` is called with the steps done (one for each file) and the steps known so far. Raises ``BadRequest``
     where the user can mend it (no such repository, gated, no such quantization, extra missing), ``Undetermined`` where
@@ -74,14 +79,14 @@ def fetch_hub_model(text: str, progress: Progress | None = None) -> HubModel:
     """
     named = _ID.fullmatch(text)
     if named is None:
-        raise BadRequest(f"{shortened(text)} is no repository; org/name or org/name:quantization is allowed")
+        raise BadRequest(f"{shortened(text)} is no repository; org/name[@revision][:quantization] is allowed")
     try:
-        from moeplan.hub_client import Hub
+        from moeplan.hub_client import MAIN, Hub
     except ModuleNotFoundError:
         raise BadRequest(f"install moeplan[hub] to read {text}") from None
     hub = Hub(progress or _unwatched)
     hub.expect(1)
-    repository = hub.repository(named["repository"])
+    repository = hub.repository(named["repository"], named["revision"] or MAIN)
     hub.step_done()
     sets = gguf_sets(repository.files)
     has_safetensors = any(path.endswith(".safetensors") for path in repository.files)
@@ -181,7 +186,7 @@ class _Visit:
         """``spec`` under the repository's name; what is built in keeps its id to itself."""
         publisher, _, name = self._repository.id.rpartition("/")
         taken = name.casefold() in model_ids()
-        notes = (f"{source}: {note}", *filter(None, (self._repository.note,)))
+        notes = (f"{source}: {note}", *filter(None, (self._repository.note, self._repository.pin)))
         return replace(
             spec,
             id=f"{publisher}-{name}".casefold() if taken else name.casefold(),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from profiles.headers import BadModelFile, TensorInfo, read_safetensors
+from profiles.headers import BadModelFile, TensorInfo, read_gguf, read_safetensors
 from tests.profiles.headers.writers import safetensors, tensor_entry
 
 Write = Callable[[str, bytes], Path]
@@ -410,3 +410,13 @@ def test_garbage_collection_goes_on_as_before(write: Write) -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a" * 16 + b"\nsize 4998663696\n"
+
+
+def test_a_pointer_in_place_of_the_file_is_named(write: Write) -> None:
+    with pytest.raises(BadModelFile, match="a Git LFS pointer, not the file that it stands for; `git lfs pull`"):
+        read_safetensors(write("m.safetensors", POINTER))
+    with pytest.raises(BadModelFile, match="a Git LFS pointer"):
+        read_gguf(write("m.gguf", POINTER))
