@@ -15,6 +15,7 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 _MAX_POINTER_BYTES = 1_024
 """Both as the specification of Git LFS has them. It is what a clone without Git LFS holds in place of weights."""
 
+
 class ModelFile:
     """An open file of `size_bytes`, read by position.
 
