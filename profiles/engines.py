@@ -84,6 +84,10 @@ class EngineFacts:
         """Whether the version has this flag."""
         return _valid(self._flags.get(key, []), version) is not None
 
+    def flags(self) -> dict[str, list[dict[str, Any]]]:
+        """Every flag's rows by key: spelling, versions, source."""
+        return self._flags
+
     def parser(self, kind: str, name: str, version: str) -> str | None:
         """What the version calls the ``tool`` or ``reasoning`` parser that vLLM calls ``name``.
 

@@ -56,7 +56,7 @@ class EngineParser:
     """A running worker of one engine. Use it as a context manager.
 
     ``part`` is setup.sh's name: the engine, with its version where there are several. ``version`` is what is
-    installed. Raises ``WorkerError`` where the engine cannot be imported.
+    installed, ``flags`` are the options that its parser has. Raises ``WorkerError`` where the engine cannot be imported.
     """
 
     def __init__(self, part: str, folder: Path, log: Path) -> None:
@@ -80,10 +80,12 @@ class EngineParser:
                 text=True,
             )
         try:
-            self.version: str = self._read(START_S)["version"]
+            told = self._read(START_S)
         except WorkerError:
             self.close()
             raise
+        self.version: str = told["version"]
+        self.flags = frozenset[str](told["flags"])
 
     def __enter__(self) -> EngineParser:
         return self

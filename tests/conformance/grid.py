@@ -10,7 +10,7 @@ from itertools import combinations
 from typing import Any, Final
 
 import moeplan
-from profiles.library import model_ids
+from profiles.library import load_model, model_ids
 from tests.conformance.engines import Answer, EngineParser
 from tests.conformance.starts import Models, Start, starts_of
 
@@ -19,7 +19,7 @@ FIRST: Final = "kimi-k2.5"
 HARDWARE: Final[tuple[dict[str, Any], ...]] = (
     {"gpu": "8xH100"},
     {"gpu": "8xH100", "nodes": 2},
-    {"gpu": "8xH200", "context": "128k", "concurrency": 64},
+    {"gpu": "8xH200", "context": 131_072, "concurrency": 64},
     {"gpu": "8xH200", "nodes": 2},
     {"gpu": "8xH200", "nodes": 3},
     {"gpu": "8xH20", "nodes": 2},
@@ -28,7 +28,7 @@ HARDWARE: Final[tuple[dict[str, Any], ...]] = (
     {"gpu": "4xGB300", "nodes": 4},
     {"gpu": "8xA100-80", "nodes": 2},
     {"gpu": "8xL20", "nodes": 4},
-    {"gpu": "8xRTX4090", "context": "8k"},
+    {"gpu": "8xRTX4090", "context": 8_192},
     {"gpu": "8xRTX-PRO-6000", "nodes": 2},
     {"gpu": "8xMI300X"},
     {"gpu": "8xMI300X", "nodes": 2},
@@ -48,8 +48,14 @@ Differences = Callable[[Start, Answer], dict[str, str]]
 
 def planned(model: str, engine: str, options: dict[str, Any]) -> Iterator[Start]:
     """The starts of a plan: all of the first model's, a selection of the others'."""
-    starts = starts_of(moeplan.plan(model, engine=engine, top=1000, **options))
+    starts = starts_of(moeplan.plan(model, engine=engine, top=1000, **possible(model, options)))
     return starts if model == FIRST else covering(starts)
+
+
+def possible(model: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, with the longest context that the model was made for where they ask for more."""
+    limit = load_model(model).max_context
+    return options | ({"context": limit} if options.get("context", 0) > limit else {})
 
 
 def covering(starts: Iterable[Start]) -> Iterator[Start]:

@@ -186,7 +186,7 @@ def main() -> None:
         resolved = server_args.from_cli_args(args)
         return {"model": name, **(fork_answer(resolved) if ranges is None else upstream_answer(resolved, ranges))}
 
-    print(json.dumps({"version": version}), file=answers, flush=True)
+    print(json.dumps({"version": version, "flags": list(parser._option_string_actions)}), file=answers, flush=True)
     for line in sys.stdin:
         try:
             reply = {"accepted": True, **answer(json.loads(line))}

@@ -77,13 +77,13 @@ def install_platform() -> Callable[[dict[str, Any], int], None]:
         "is_fully_connected": lambda cls, device_ids: True,
         "get_all_device_numa_nodes": lambda cls: None,
     }
-    # Before 0.20 the number of GPUs is asked past the platform.
-    parallel = importlib.import_module("vllm.config.parallel")
-    if hasattr(parallel, "cuda_device_count_stateless"):
-        parallel.cuda_device_count_stateless = lambda: now["count"]
     methods = {name: classmethod(function) for name, function in facts.items()}
     describe(FIRST_GPU, 8)
     importlib.import_module("vllm.platforms")._current_platform = type("Gpu", (cuda.CudaPlatformBase,), methods)()
+    # Earlier versions ask for the number of GPUs past the platform. Imported now, it knows the one above.
+    parallel = importlib.import_module("vllm.config.parallel")
+    if hasattr(parallel, "cuda_device_count_stateless"):
+        parallel.cuda_device_count_stateless = lambda: now["count"]
     return describe
 
 
@@ -174,7 +174,7 @@ def main() -> None:
         config = engine_args.create_engine_config(usage_context=usage, headless=args.headless)
         return {"model": name, **understood(config)}
 
-    print(json.dumps({"version": version}), file=answers, flush=True)
+    print(json.dumps({"version": version, "flags": list(parser._option_string_actions)}), file=answers, flush=True)
     for line in sys.stdin:
         try:
             reply = {"accepted": True, **answer(json.loads(line))}
