@@ -234,8 +234,8 @@ class KTransformers:
             arguments += ["--kv-cache-dtype", "fp8_e4m3"]
         if request.settings.enforce_eager:
             arguments.append("--disable-cuda-graph")
-        for kind, name in (("tool", model.tool_call_parser), ("reasoning", model.reasoning_parser)):
-            parser = facts.parser(kind, name, version) if name else None
+        for kind, card in (("tool", model.tool_call_parser), ("reasoning", model.reasoning_parser)):
+            parser = facts.parser(kind, card, version) if card else None
             if parser:
                 arguments += [facts.flag(f"{kind}_parser", version), parser]
         if model.trust_remote_code:

@@ -44,7 +44,9 @@ def sglang_kt(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def older(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineParser]:
+def older(
+    request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EngineParser]:
     """The engine of an earlier version that the parameter names, `vllm-0.19.0` say."""
     with EngineParser(request.param, folder, tmp_path_factory.mktemp(request.param) / "log") as parser:
         yield parser

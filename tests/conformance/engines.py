@@ -56,7 +56,7 @@ class EngineParser:
     """A running worker of one engine. Use it as a context manager.
 
     ``part`` is setup.sh's name: the engine, with its version where there are several. ``version`` is what is
-    installed, ``flags`` are the options that its parser has. Raises ``WorkerError`` where the engine cannot be imported.
+    installed, ``flags`` are the options that its parser has. Raises ``WorkerError`` where it cannot be imported.
     """
 
     def __init__(self, part: str, folder: Path, log: Path) -> None:

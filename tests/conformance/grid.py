@@ -87,7 +87,8 @@ def problems(
     """How many starts there were, and a line for each that the engine refuses or understands otherwise."""
     found = []
     number = 0
-    for number, start in enumerate(starts, 1):
+    for start in starts:
+        number += 1
         answer = parser.ask(start.argv, models.of(start), start.gpu, start.node_gpus)
         wrong = differences(start, answer) if answer.accepted else {"refused": answer.error}
         if wrong:

@@ -7,6 +7,7 @@ from typing import Any, Final
 import pytest
 
 from planner.engines.llamacpp_work import cells_for
+from planner.request import Request
 from planner.search import Found, search
 from profiles.library import load_model
 from tests.conformance.grid import FIRST, MODELS, possible
@@ -44,7 +45,7 @@ def planned(model: str, options: dict[str, Any]) -> list[tuple[tuple[str, ...], 
     ]
 
 
-def meant(model: str, found: Found, request: Any) -> dict[str, Any]:
+def meant(model: str, found: Found, request: Request) -> dict[str, Any]:
     """The settings by llama.cpp's names, where the plan has them."""
     config = found.priced.config
     layers = [*config.placement[:-1], config.placement[-1] + 1] if len(config.placement) > 1 else []

@@ -81,9 +81,11 @@ def test_sglang_loads_the_vision_tower_that_it_cannot_leave_out(sglang: EnginePa
     assert "does not support ['KimiK25ForConditionalGeneration']" in answer.error
 
 
-@pytest.mark.xfail(reason="the rule leaves out what SGLang keeps for prefill graphs and for attention ranks")
+@pytest.mark.xfail(
+    reason="the rule leaves out what SGLang keeps for prefill graphs and for attention ranks", strict=False
+)
 def test_the_planned_fraction_is_not_above_sglangs_own(sglang: EngineParser, models: Models) -> None:
-    for start in planned("deepseek-v3", engine="sglang", gpu="8xH200"):
+    for start in planned("deepseek-v3", "sglang", {"gpu": "8xH200"}):
         place = start.argv.index("--mem-fraction-static")
         argv = (*start.argv[:place], *start.argv[place + 2 :])
         own = sglang.ask(argv, models.of(start), start.gpu, start.node_gpus).understood["utilization"]
@@ -118,9 +120,7 @@ def test_sglang_refuses(sglang: EngineParser, models: Models, more: tuple[str, .
 
 
 @pytest.mark.parametrize(("pp", "taken"), [("2", 8), ("3", 4 * 2)])
-def test_sglang_divides_pipeline_stages_over_nodes(
-    sglang: EngineParser, models: Models, pp: str, taken: int
-) -> None:
+def test_sglang_divides_pipeline_stages_over_nodes(sglang: EngineParser, models: Models, pp: str, taken: int) -> None:
     """Three stages on two nodes: SGLang starts two of them and says nothing, so it is refused here."""
     argv = (*BASE, "--tp-size", "4", "--pp-size", pp, *TWO_NODES)
     model = models.named("kimi-k2.5", "int4")

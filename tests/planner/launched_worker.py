@@ -1,11 +1,11 @@
 """Runs in a process of its own: what llama.cpp would allocate for command lines, with GPUs that only have a name.
 
-Reads questions (JSON) from standard input and prints one answer a line. A question is ``argv`` of ``llama-server``, with
-or without the names of the ``settings`` to tell of it, or ``path``, ``argv`` and ``gpus``: the command is parsed by
-llama.cpp's own parser, the file loaded without allocating anything, and the bytes that llama.cpp plans for every buffer
-are told. The GPUs are stand-ins of ggml's device interface: buffers of their own with CUDA's alignment, which no other
-device can read, and CUDA's answers to what ggml asks. Placement, graph, splits, copies and allocator are llama.cpp's
-and ggml's own.
+Reads questions (JSON) from standard input and prints one answer a line. A question is ``argv`` of ``llama-server``,
+with or without the names of the ``settings`` to tell of it, or ``path``, ``argv`` and ``gpus``: the command is parsed
+by llama.cpp's own parser, the file loaded without allocating anything, and the bytes that llama.cpp plans for every
+buffer are told. The GPUs are stand-ins of ggml's device interface: buffers of their own with CUDA's alignment, which no
+other device can read, and CUDA's answers to what ggml asks. Placement, graph, splits, copies and allocator are
+llama.cpp's and ggml's own.
 """
 
 from __future__ import annotations

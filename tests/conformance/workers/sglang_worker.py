@@ -81,7 +81,7 @@ def install_gpu(*, fork: bool) -> Callable[[dict[str, Any], int], None]:
 def rank_ranges(sglang: Path) -> Callable[..., tuple[range, range, int, int]]:
     """The function with which SGLang divides ranks over nodes, taken out of a file that imports the CUDA runtime."""
     source = ast.parse((sglang / "srt" / "entrypoints" / "engine.py").read_text(encoding="utf-8"))
-    wanted = [
+    wanted: list[ast.stmt] = [
         item for item in source.body if isinstance(item, ast.FunctionDef) and item.name == "_calculate_rank_ranges"
     ]
     names: dict[str, Any] = {"Tuple": tuple}
@@ -167,7 +167,7 @@ def main() -> None:
     describe = install_gpu(fork=fork)
     server_args = importlib.import_module("sglang.srt.server_args").ServerArgs
     # Stricter than SGLang: what an abbreviation means can change with every new flag.
-    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser: Any = argparse.ArgumentParser(allow_abbrev=False)
     server_args.add_cli_args(parser)
 
     def error(message: str) -> None:

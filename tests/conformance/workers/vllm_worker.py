@@ -77,11 +77,12 @@ def install_platform() -> Callable[[dict[str, Any], int], None]:
         "is_fully_connected": lambda cls, device_ids: True,
         "get_all_device_numa_nodes": lambda cls: None,
     }
-    methods = {name: classmethod(function) for name, function in facts.items()}
+    methods: dict[str, Any] = {name: classmethod(function) for name, function in facts.items()}
     describe(FIRST_GPU, 8)
-    importlib.import_module("vllm.platforms")._current_platform = type("Gpu", (cuda.CudaPlatformBase,), methods)()
+    platforms: Any = importlib.import_module("vllm.platforms")
+    platforms._current_platform = type("Gpu", (cuda.CudaPlatformBase,), methods)()
     # Earlier versions ask for the number of GPUs past the platform. Imported now, it knows the one above.
-    parallel = importlib.import_module("vllm.config.parallel")
+    parallel: Any = importlib.import_module("vllm.config.parallel")
     if hasattr(parallel, "cuda_device_count_stateless"):
         parallel.cuda_device_count_stateless = lambda: now["count"]
     return describe
@@ -108,8 +109,9 @@ def make_parser(arguments: Any) -> Any:
 
 def read_models_once() -> None:
     """Most of a request would go into reading the same config.json again; each gets a copy of its own."""
-    model = importlib.import_module("vllm.config.model")
-    read, kept = model.get_config, {}
+    model: Any = importlib.import_module("vllm.config.model")
+    read = model.get_config
+    kept: dict[str, bytes] = {}
 
     def get_config(*arguments: Any, **options: Any) -> Any:
         question = repr((arguments, sorted(options.items())))
