@@ -34,6 +34,8 @@ HARDWARE: Final[tuple[dict[str, Any], ...]] = (
     {"gpu": "8xMI300X", "nodes": 2},
 )
 """Machines, with the work where it is not the default."""
+EVERY: Final = 3
+"""Each machine is asked about for one in three models, but for the first model always."""
 
 FEATURES: Final[tuple[dict[str, Any], ...]] = (
     {},
@@ -46,10 +48,16 @@ FEATURES: Final[tuple[dict[str, Any], ...]] = (
 Differences = Callable[[Start, Answer], dict[str, str]]
 
 
-def planned(model: str, engine: str, options: dict[str, Any]) -> Iterator[Start]:
-    """The starts of a plan: all of the first model's, a selection of the others'."""
-    starts = starts_of(moeplan.plan(model, engine=engine, top=1000, **possible(model, options)))
-    return starts if model == FIRST else covering(starts)
+def machines(model: str) -> tuple[dict[str, Any], ...]:
+    """The machines on which the model is planned."""
+    return HARDWARE if model == FIRST else HARDWARE[MODELS.index(model) % EVERY :: EVERY]
+
+
+def planned(model: str, engine: str, options: Iterable[dict[str, Any]]) -> Iterator[Start]:
+    """The starts of plans: all of the first model's, a selection of the others'."""
+    for given in options:
+        starts = starts_of(moeplan.plan(model, engine=engine, top=1000, **possible(model, given)))
+        yield from starts if model == FIRST else covering(starts)
 
 
 def possible(model: str, options: dict[str, Any]) -> dict[str, Any]:
