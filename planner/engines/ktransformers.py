@@ -19,7 +19,7 @@ from planner.engines.base import (
     refused_ranks,
 )
 from planner.engines.llamacpp import ENGINE as LLAMA_CPP
-from planner.engines.sglang import vision_stays
+from planner.engines.sglang import kv_cache_dtype, vision_stays
 from planner.engines.tensor_parallel import CHECKPOINT, absorbed_mla_bytes, fit, pool_and_devices, shards_of
 from planner.ledger import Device, Entry, exact, ranged
 from planner.request import PricedRelease, Request
@@ -230,8 +230,9 @@ class KTransformers:
             "--max-running-requests", str(config.sequences),
             "--disable-shared-experts-fusion",
         ]  # fmt: skip
-        if config.kv_dtype != "bf16":
-            arguments += ["--kv-cache-dtype", "fp8_e4m3"]
+        kv_dtype = kv_cache_dtype(request, config)
+        if kv_dtype:
+            arguments += ["--kv-cache-dtype", kv_dtype]
         if request.settings.enforce_eager:
             arguments.append("--disable-cuda-graph")
         for kind, card in (("tool", model.tool_call_parser), ("reasoning", model.reasoning_parser)):

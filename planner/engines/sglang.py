@@ -136,8 +136,9 @@ class Sglang:
         add("context", str(config.context))
         add("sequences", str(config.sequences))
         add("batched_tokens", str(config.batched_tokens))
-        if config.kv_dtype != "bf16":
-            add("kv_dtype", "fp8_e4m3")
+        kv_dtype = kv_cache_dtype(request, config)
+        if kv_dtype:
+            add("kv_dtype", kv_dtype)
         if request.settings.enforce_eager:
             add("eager")
         for kind, name in (("tool", model.tool_call_parser), ("reasoning", model.reasoning_parser)):
@@ -164,6 +165,16 @@ class Sglang:
             for rank in range(nodes)
         )
         return LaunchSpec(per_node[0], gpu_environment(request, config), per_node)
+
+
+def kv_cache_dtype(request: Request, config: Config) -> str:
+    """The KV dtype to be told; empty where SGLang takes the model's by itself.
+
+    For sparse attention it chooses bf16 or FP8 by the GPU (``srt/server_args.py`` of 0.5.6; 0.5.23 as well).
+    """
+    if config.kv_dtype != "bf16":
+        return "fp8_e4m3"
+    return "bfloat16" if any(group.index_head_dim for group in request.model.kv_groups) else ""
 
 
 def vision_stays(request: Request) -> Refusal | None:

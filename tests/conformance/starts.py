@@ -14,6 +14,7 @@ from typing import Any, Final
 import moeplan
 import profiles
 from planner.plan import Candidate, Plan
+from profiles.library import load_model
 from tests.conformance.engines import Gpu
 
 COMMANDS: Final = {"vllm": ("vllm", "serve"), "sglang": ("python3", "-m", "sglang.launch_server")}
@@ -41,7 +42,6 @@ NVFP4: Final = {
     },
 }
 DECLARED: Final[dict[str, dict[str, Any] | None]] = {"bf16": None, "fp8": BLOCK_FP8, "nvfp4": NVFP4}
-METHODS: Final = {"int4": "compressed-tensors", "fp8": "fp8", "nvfp4": "modelopt", "bf16": ""}
 
 # vLLM wants the special tokens of the reasoning parsers, and an image processor of Kimi K2.5.
 TOKENS: Final = ("<unk>", "<think>", "</think>")
@@ -146,14 +146,13 @@ def _repository(model: str, quantization: str) -> dict[str, str]:
     if "config_section" in card:
         config = config[card["config_section"]]
     parts = [part for part in (config, config.get("text_config")) if part is not None]
-    declared = [part["quantization_config"] for part in parts if part.get("quantization_config")]
-    method = declared[0]["quant_method"] if declared else ""
+    native = load_model(model).native_quantization == quantization
     for part in parts:
         # It names Python files of the repository, which are not here; both engines bring classes of their own.
         part.pop("auto_map", None)
-        if method != METHODS[quantization]:
+        if not native:
             part.pop("quantization_config", None)
-    if method != METHODS[quantization] and DECLARED[quantization] is not None:
+    if not native and DECLARED[quantization] is not None:
         config["quantization_config"] = DECLARED[quantization]
     files = {"config.json": json.dumps(config), **_tokenizer()}
     if "vision_config" in config:

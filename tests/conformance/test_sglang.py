@@ -27,6 +27,12 @@ LAYOUTS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("qwen3-235b-a22b", {"gpu": "4xH200", "quant": "bf16", "tp": 4, "ep": 4}),
     ("llama-3.1-70b", {"gpu": "4xH100", "quant": "bf16", "tp": 2, "pp": 2}),
 )
+KV_DTYPES: Final = {
+    ("bf16", False): "auto",
+    ("bf16", True): "bfloat16",
+    ("fp8", True): "fp8_e4m3",
+    ("fp8_ds_mla", True): "fp8_e4m3",
+}
 BASE: Final = (
     "--model-path", "moonshotai/Kimi-K2.5", "--trust-remote-code", "--tp-size", "8",
     "--tool-call-parser", "kimi_k2", "--reasoning-parser", "kimi_k2",
@@ -48,7 +54,7 @@ def differences(start: Start, answer: Answer) -> dict[str, str]:
         planned |= {"expert_tp": parallel.tp // parallel.ep, "gpus": start.node_gpus, "world": start.gpus}
         planned |= {"context": settings["context"], "sequences": settings["max_num_seqs"]}
         planned |= {"batched_tokens": settings["max_num_batched_tokens"], "served": start.plan.model.id}
-        planned |= {"kv_dtype": "auto" if candidate.kv_cache.dtype == "bf16" else "fp8_e4m3"}
+        planned |= {"kv_dtype": KV_DTYPES[candidate.kv_cache.dtype, "--kv-cache-dtype" in start.argv]}
         planned |= {"utilization": pytest.approx(settings["memory_utilization"], abs=6e-4)}
     return {key: f"{understood[key]}, not {value}" for key, value in planned.items() if understood[key] != value}
 
