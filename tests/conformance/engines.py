@@ -16,7 +16,7 @@ from typing import Any, Final
 WORKERS: Final = Path(__file__).parent / "workers"
 SCRIPTS: Final = {"vllm": "vllm_worker.py", "sglang": "sglang_worker.py", "sglang-kt": "sglang_worker.py"}
 START_S: Final = 300
-ANSWER_S: Final = 60
+ANSWER_S: Final = 300
 SETTINGS: Final = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",

@@ -15,17 +15,17 @@ from tests.conformance.test_vllm import differences
 
 OLDER: Final = ("vllm-0.11.0", "sglang-0.5.6", "vllm-0.19.0")
 MODELS_THEN: Final = ("kimi-k2.5", "kimi-k2", "deepseek-r1", "qwen3-235b-a22b", "llama-3.1-70b")
-SINCE: Final[dict[str, tuple[tuple[str, dict[str, Any], str], ...]]] = {
+SINCE: Final[dict[str, tuple[tuple[str, dict[str, Any], str, str], ...]]] = {
     "vllm-0.11.0": (
-        ("qwen3-235b-a22b", {"quant": "bf16", "tp": 8, "pp": 2}, "--nnodes"),
-        ("kimi-k2-thinking", {"quant": "int4", "tp": 8}, "kimi_k2"),
+        ("qwen3-235b-a22b", {"quant": "bf16", "tp": 8, "pp": 2}, "--nnodes", "unrecognized arguments"),
+        ("kimi-k2-thinking", {"quant": "int4", "tp": 8}, "--reasoning-parser", "invalid choice"),
     ),
     "sglang-0.5.6": (
-        ("kimi-k2.5", {"quant": "int4", "tp": 8, "dcp": 4}, "--dcp-size"),
-        ("qwen3-235b-a22b", {"quant": "bf16", "tp": 8}, "hermes"),
+        ("kimi-k2.5", {"quant": "int4", "tp": 8, "dcp": 4}, "--dcp-size", "unrecognized arguments"),
+        ("qwen3-235b-a22b", {"quant": "bf16", "tp": 8}, "hermes", "invalid choice"),
     ),
 }
-"""Models, configurations, and what of their command the version does not have."""
+"""Models, configurations, what of their command the version does not take, and what it says to it."""
 H200: Final = Gpu("NVIDIA H200", (9, 0), 143771 << 20)
 
 
@@ -82,11 +82,12 @@ def test_earlier_engines_start_what_is_planned_for_them(older: EngineParser, mod
 @pytest.mark.parametrize("older", OLDER[:2], indirect=True)
 def test_a_command_for_the_default_version_would_not_do(older: EngineParser, models: Models) -> None:
     engine, version = older.part.split("-")
-    for model, options, missing in SINCE[older.part]:
+    for model, options, missing, why in SINCE[older.part]:
         machine = {"gpu": "8xH200", "nodes": 2, **options}
         starts = list(estimated(model, engine=engine, **machine))
         assert starts
         for start in starts:
-            assert missing in older.ask(start.argv, models.of(start), None, start.node_gpus).error
+            error = older.ask(start.argv, models.of(start), None, start.node_gpus).error
+            assert why in error and missing in error
         for candidate in moeplan.estimate(model, engine=engine, engine_version=version, **machine).candidates:
             assert missing not in candidate.launch.argv
