@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from moeplan.cli.arguments import Flag, add_flags
-from moeplan.cli.output import print_json, print_remarks, write_whole
+from moeplan.cli.output import print_json, print_remarks
 from moeplan.cli.parser import Parser
 from moeplan.text_safe import printable, shortened
 from planner.errors import BadRequest
@@ -61,7 +61,7 @@ def run(args: Namespace) -> int:
     elif args.folder is None:
         starting = [text for name, text in files.items() if name != README]
         if len(starting) > 1:
-            raise BadRequest(f"this takes {len(files)} files: give a folder with -o")
+            raise BadRequest(f"this takes {len(files)} files: give a folder with -o, or one node with --node")
         print(starting[0], end="")
     return 0
 
@@ -103,14 +103,11 @@ def _chosen(plan: Plan, text: str | None) -> Candidate:
 
 
 def _write(folder: Path, files: dict[str, str], *, force: bool) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        present = [name for name in files if (folder / name).exists()]
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise BadRequest(f"-o {printable(str(folder))}: {reason}") from None
-    if present and not force:
-        raise BadRequest(f"-o: {printable(str(folder / present[0]))} exists; --force overwrites it")
-    for name, text in files.items():
-        write_whole(folder / name, text, "-o", mode=0o777 if name.endswith((".sh", ".sbatch")) else 0o666)
-        print_remarks("wrote", [str(folder / name)])
+    from moeplan.cli.output import write_folder
+    from moeplan.launch import left_over
+
+    modes = {name: 0o777 if name.endswith((".sh", ".sbatch")) else 0o666 for name in files}
+    before = write_folder(folder, files, "-o", modes=modes, force=force)
+    print_remarks("wrote", [str(folder / name) for name in files])
+    stale = left_over(before, files)
+    print_remarks("warning", [f"{folder / name} is of an earlier launch and still there" for name in stale])

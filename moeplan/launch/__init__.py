@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from moeplan.text_safe import shortened
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 FORMATS: Final = ("shell", "compose", "kubernetes", "slurm", "systemd")
 README: Final = "README.md"
+_LAUNCH_FILE: Final = re.compile(
+    r"(launch|compose)(-rank-[0-9]+)?\.(sh|yaml)|job\.sbatch|kubernetes\.yaml|[a-z0-9-]+\.service"
+)
 PER_NODE: Final = ("shell", "compose", "systemd")
 """Formats with a file for every node; the others start all nodes from one."""
 
@@ -49,6 +53,15 @@ def launch_files(plan: Plan, candidate: Candidate, kind: str, wish: Wish, node: 
         }
         files = {name: text for name, text in files.items() if name not in others}
     return {**files, README: readme(deployment, kind)}
+
+
+def left_over(before: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
+    """Of the names in a folder those of launch files that are not among ``files``: somebody might start them.
+
+    >>> left_over(["launch-rank-2.sh", "notes.txt", "launch-rank-0.sh"], ["launch-rank-0.sh"])
+    ('launch-rank-2.sh',)
+    """
+    return tuple(name for name in before if _LAUNCH_FILE.fullmatch(name) and name not in set(files))
 
 
 def _written(kind: str) -> Callable[[Deployment], dict[str, str]]:

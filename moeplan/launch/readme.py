@@ -272,7 +272,7 @@ def _ask(deployment: Deployment, kind: str) -> Iterator[str]:
     yield "```python"
     yield from python_lines(deployment, modes[-1], base)
     yield "```"
-    if any("--reasoning-parser" in node.argv for node in deployment.nodes):
+    if deployment.serving.chat:
         yield ""
         yield "Thoughts come in `reasoning_content` (`reasoning` in newer engines) before `content`; `max_tokens` must"
         yield "be enough for both. Calls of tools come as `tool_calls`."

@@ -58,7 +58,7 @@ def _unit(deployment: Deployment, node: Node) -> Iterator[str]:
     yield f"WorkingDirectory=/var/cache/{name}"
     yield f"Environment=HOME=/var/cache/{name} HF_HOME=/var/cache/{name}/huggingface"
     for variable, value in sorted(deployment.env.items()):
-        yield f"Environment={_word(f'{variable}={value}', dollar='$')}"
+        yield f"Environment={_quoted(f'{variable}={value}')}"
     yield f"EnvironmentFile={settings_path(deployment)}"
     for variable in deployment.unknowns:
         check = f'[ -n "$${variable}" ] || {{ echo "{variable}: {REQUIRED[variable]}" >&2; exit 1; }}'
@@ -132,15 +132,17 @@ def _settings(deployment: Deployment) -> Iterator[str]:
         yield "#GLOO_SOCKET_IFNAME="
 
 
-def _word(text: str, *, dollar: str = "$$") -> str:
-    """The text as one word of a unit file, in quotes unless it is plain."""
+def _word(text: str) -> str:
+    """An argument as one word of an Exec line, where a dollar stands for itself only when it is doubled."""
     unknown = unknown_in(text)
-    if unknown is not None and dollar == "$$":
-        return f"${{{unknown.variable}}}{unknown.rest}"
-    plain = text.isascii() and text and all(character.isalnum() or character in "-_./:=,@+" for character in text)
-    if plain:
+    return f"${{{unknown.variable}}}{unknown.rest}" if unknown else _quoted(text).replace("$", "$$")
+
+
+def _quoted(text: str) -> str:
+    """The text as one word of a unit file, in quotes unless it is plain."""
+    if text and text.isascii() and all(character.isalnum() or character in "-_./:=,@+" for character in text):
         return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", dollar)
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{escaped}"'
 
 

@@ -45,21 +45,21 @@ def planned(kind: str, top: int = 1) -> Plan:
     return moeplan.plan(model, top=top, **options)
 
 
-def written(plan: Plan, form: str, candidate: Candidate | None = None, **wish: Any) -> dict[str, str]:
+def written(plan: Plan, form: str, candidate: Candidate | None = None, **wish: str | int) -> dict[str, str]:
     """The files in this format; an engine without a known image gets one."""
     chosen = candidate if candidate is not None else plan.candidates[0]
     serving = chosen.launch.serving
     if form in ("compose", "kubernetes") and serving is not None and serving.image is None:
         wish.setdefault("image", IMAGE)
-    return launch_files(plan, chosen, form, Wish(**wish))
+    return launch_files(plan, chosen, form, Wish(**wish))  # type: ignore[arg-type]
 
 
-def with_arguments(plan: Plan, *arguments: str, **serving: Any) -> Plan:
+def with_arguments(plan: Plan, *arguments: str, **serving: object) -> Plan:
     """The plan, its engine a program that is given these arguments."""
-    return with_launch(plan, argv=("engine", *arguments), **serving)
+    return with_launch(plan, ("engine", *arguments), None, **serving)
 
 
-def with_launch(plan: Plan, argv: tuple[str, ...], env: dict[str, str] | None = None, **serving: Any) -> Plan:
+def with_launch(plan: Plan, argv: tuple[str, ...], env: dict[str, str] | None = None, **serving: object) -> Plan:
     """The plan with another command."""
     candidate = plan.candidates[0]
     assert candidate.launch.serving is not None

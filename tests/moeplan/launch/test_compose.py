@@ -34,7 +34,7 @@ def read(files: dict[str, str], name: str, folder: Path, **variables: str) -> di
     """The service as Docker Compose understands it; what it prints has its dollars doubled again."""
     put(files, folder)
     assert COMPOSE is not None
-    done = run([COMPOSE, "-f", name, "config", "--format", "json"], folder, **{**VARIABLES, **variables})
+    done = run([COMPOSE, "-f", name, "config", "--format", "json"], folder, None, **{**VARIABLES, **variables})
     assert done.returncode == 0, done.stderr
     service: dict[str, Any] = json.loads(done.stdout)["services"]["server"]
     for key in ("entrypoint", "command"):
@@ -57,7 +57,11 @@ def test_docker_compose_reads_the_plans_command(kind: str, tmp_path: Path) -> No
             # Inside the container it listens to all, and the host publishes it on the loopback.
             inside[inside.index("--host") + 1] = "0.0.0.0"
             (port,) = service["ports"]
-            assert (port["host_ip"], port["published"], port["target"]) == ("127.0.0.1", str(serving.port), serving.port)
+            assert (port["host_ip"], port["published"], port["target"]) == (
+                "127.0.0.1",
+                str(serving.port),
+                serving.port,
+            )
         else:
             assert service["network_mode"] == "host"
             assert "ports" not in service
@@ -129,7 +133,8 @@ def test_local_weights_are_mounted_read_only(plan: Plan, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("host", "published"), [("0.0.0.0", "0.0.0.0"), ("localhost", "127.0.0.1"), ("::1", "::1"), ("10.0.0.7", "10.0.0.7")]
+    ("host", "published"),
+    [("0.0.0.0", "0.0.0.0"), ("localhost", "127.0.0.1"), ("::1", "::1"), ("10.0.0.7", "10.0.0.7")],
 )
 def test_the_address_is_that_of_the_published_port(plan: Plan, tmp_path: Path, host: str, published: str) -> None:
     service = read(written(plan, "compose", host=host, port=9000), "compose.yaml", tmp_path)
@@ -145,10 +150,10 @@ def test_the_health_check_waits_for_the_weights(plan: Plan, tmp_path: Path) -> N
 
 
 def test_what_containers_cannot_do_is_refused(plan: Plan) -> None:
-    with pytest.raises(BadRequest, match="box' is not an IP address, and docker publishes on one only"):
+    with pytest.raises(BadRequest, match=r"box' is not an IP address, and docker publishes on one only"):
         written(plan, "compose", host="my-box")
     for form in ("compose", "kubernetes"):
         with pytest.raises(BadRequest, match="containers are not given apple GPUs here; write --format shell"):
             written(with_arguments(plan, gpu_vendor="apple"), form)
-        with pytest.raises(BadRequest, match="'a.gguf' are not named by an absolute path"):
+        with pytest.raises(BadRequest, match=r"'a\.gguf' are not named by an absolute path"):
             written(with_arguments(plan, download=None, local_path="a.gguf"), form)

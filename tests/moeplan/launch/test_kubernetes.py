@@ -21,9 +21,9 @@ LEADER_WORKER_SET = json.loads((Path(__file__).parent / "data" / "leaderworkerse
 Manifest = dict[str, Any]
 
 
-def manifests(plan: Plan, **wish: Any) -> dict[str, Manifest]:
+def manifests(plan: Plan, **wish: str | int) -> dict[str, Manifest]:
     """What the file holds, by kind."""
-    documents = list(yaml.safe_load_all(written(plan, "kubernetes", **wish)["kubernetes.yaml"]))
+    documents = list(yaml.safe_load_all(written(plan, "kubernetes", None, **wish)["kubernetes.yaml"]))
     return {document["kind"]: document for document in documents}
 
 

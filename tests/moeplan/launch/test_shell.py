@@ -144,10 +144,7 @@ def test_remarks(plan: Plan, tight_plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        *(
-            (Wish(host=host), "is not an address; write 127.0.0.1")
-            for host in ("", "a b", "a;b", "-x", "$(x)", "a\nb")
-        ),
+        *((Wish(host=host), "is not an address; write 127.0.0.1") for host in ("", "a b", "a;b", "-x", "$(x)", "a\nb")),
         (Wish(port=0), "--port: 0 is not a port; 1 to 65535 are"),
         (Wish(port=65536), "--port: 65536 is not a port"),
         (Wish(image="a b"), "'a b' is not a container image; write registry/name:tag"),
@@ -185,7 +182,7 @@ def test_a_file_name_is_checked(plan: Plan, name: str) -> None:
 @pytest.mark.parametrize("argv", [(), ("x", "\0"), ("x", "two\nlines"), ("x", "\x1b[2J"), ("x", "\x85")])
 @pytest.mark.parametrize("form", ["shell", "compose", "kubernetes", "slurm", "systemd"])
 def test_a_command_is_checked(plan: Plan, form: str, argv: tuple[str, ...]) -> None:
-    with pytest.raises(BadRequest, match="no command|a control character"):
+    with pytest.raises(BadRequest, match=r"no command|a control character"):
         written(with_launch(plan, argv), form)
 
 
