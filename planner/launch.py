@@ -67,7 +67,7 @@ def startup_seconds(weights_bytes: int) -> int:
     """Longest start to wait for, in whole ten minutes: weights / 50 MB/s + half an hour.
 
     >>> startup_seconds(595_148_192_736)  # Kimi K2.5, INT4
-    14400
+    13800
     """
     needed = weights_bytes / SLOWEST_READ_BYTES_PER_S + WARM_UP_S
     return int(-(-needed // 600)) * 600
