@@ -45,6 +45,8 @@ def serving_of(request: Request, release: PricedRelease, config: Config) -> out.
         startup_s=startup_seconds(release.tensors.bytes),
         gpu_vendor=vendor,
         shm_bytes=known.shm_bytes,
+        packages=tuple(package.replace("{version}", config.version) for package in known.packages),
+        repository=known.repository,
         image=out.ContainerImage(reference=image.reference, source=image.source) if image else None,
         image_program=known.image_program,
         download=None if local or not source.release else download_of(source),

@@ -196,7 +196,8 @@ class Serving(Record):
     """What the launch files need beside the command.
 
     Nodes meet on ``head_port``. Starting takes at most ``startup_s``, with a slow download. Weights are named by
-    ``download``, or lie on ``local_path``; where ``needs_folder``, the engine wants the folder of the download.
+    ``download``, or lie on ``local_path``; where ``needs_folder``, the engine wants the folder of the download. The
+    engine itself comes as pip's ``packages``, or from its ``repository`` where there are none.
     """
 
     served_name: str
@@ -209,6 +210,8 @@ class Serving(Record):
     startup_s: int
     gpu_vendor: str | None
     shm_bytes: int | None
+    packages: tuple[str, ...]
+    repository: str
     image: ContainerImage | None
     image_program: tuple[str, ...] | None
     download: Download | None

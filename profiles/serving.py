@@ -23,6 +23,7 @@ class Serving(NamedTuple):
     ``revision_flag`` pins the commit of a repository on the Hub.
     ``ready_variable`` names the seconds that the engine grants its own start. ``needs_folder``: the weights must lie in
     a folder, a repository's name is not enough. ``image_program`` is what starts the engine in its container image.
+    ``packages`` are what pip installs, with ``{version}`` for the engine's; none for a program of another kind.
     """
 
     port: int
@@ -35,6 +36,8 @@ class Serving(NamedTuple):
     shm_bytes: int | None
     needs_folder: bool
     image_program: tuple[str, ...] | None
+    packages: tuple[str, ...]
+    repository: str
     source: str
 
 
@@ -61,6 +64,8 @@ def load_serving(engine: str) -> Serving:
         shm_bytes=table.get("shm_bytes"),
         needs_folder=table.get("needs_folder", False),
         image_program=None if program is None else tuple(program),
+        packages=tuple(table.get("packages", ())),
+        repository=_table(engine)["repository"],
         source=table["source"],
     )
 

@@ -33,7 +33,7 @@ def compose_files(deployment: Deployment) -> dict[str, str]:
     files = {}
     for node in deployment.nodes:
         comments = [
-            f"{deployment.title}: node {node.rank} of {len(deployment.nodes)}, {len(node.gpus)} GPUs.",
+            f"{deployment.title}: {deployment.place(node)}.",
             f"Written by {printable(deployment.generated_by)}.",
             *(f"Warning: {printable(remark)}." for remark in remarks(deployment)),
         ]
@@ -117,7 +117,10 @@ def _gpus(deployment: Deployment, node: Node) -> dict[str, Any]:
     if not node.gpus:
         return {}
     if deployment.serving.gpu_vendor == "amd":
-        return {"devices": ["/dev/kfd", "/dev/dri"], "group_add": ["video", Quoted("${RENDER_GROUP:-render}")]}
+        return {
+            "devices": ["/dev/kfd", "/dev/dri"],
+            "group_add": [Quoted("${VIDEO_GROUP:-video}"), Quoted("${RENDER_GROUP:-render}")],
+        }
     wanted = {"driver": "nvidia", "device_ids": [Quoted(index) for index in node.gpus], "capabilities": ["gpu"]}
     return {"deploy": {"resources": {"reservations": {"devices": [wanted]}}}}
 

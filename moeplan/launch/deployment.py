@@ -73,6 +73,18 @@ class Deployment:
         return sum(len(node.gpus) for node in self.nodes)
 
     @property
+    def hardware(self) -> str:
+        """Nodes and GPUs in a few words."""
+        each = len(self.nodes[0].gpus)
+        nodes = f"{len(self.nodes)} x " if self.several else ""
+        return f"{nodes}{each} GPU{'s' if each > 1 else ''}" if each else "one machine, no GPU with memory of its own"
+
+    def place(self, node: Node) -> str:
+        """Which node of how many, and its GPUs."""
+        gpus = f"{len(node.gpus)} GPUs" if len(node.gpus) > 1 else "1 GPU" if node.gpus else "no GPU of its own"
+        return f"node {node.rank} of {len(self.nodes)}, {gpus}"
+
+    @property
     def several(self) -> bool:
         """Whether more than one node takes part."""
         return len(self.nodes) > 1

@@ -28,7 +28,7 @@ def kubernetes_files(deployment: Deployment) -> dict[str, str]:
     """``kubernetes.yaml``. Raises ``BadRequest`` where no image is known or the nodes differ in more than rank."""
     image = check_containers(deployment)
     comments = [
-        f"{deployment.title}: {len(deployment.nodes)} x {len(deployment.nodes[0].gpus)} GPUs.",
+        f"{deployment.title}: {deployment.hardware}.",
         f"Written by {printable(deployment.generated_by)}. The Secret {deployment.name} is yours to make: README.md.",
         *(f"Warning: {printable(remark)}." for remark in remarks(deployment)),
     ]

@@ -18,8 +18,6 @@ from moeplan.text_safe import printable
 if TYPE_CHECKING:
     from planner.plan import ChatMode
 
-PACKAGES: Final = {"vllm": "vllm=={}", "sglang": "sglang=={}", "ktransformers": "sglang-kt=={0} kt-kernel=={0}"}
-"""What pip installs, by engine; llama.cpp is a program of its own."""
 _DOWNLOADS: Final = ("shell", "compose", "slurm")
 """Formats whose weights are fetched by hand; the others fetch them into their own volume or cache."""
 
@@ -43,8 +41,8 @@ def _head(deployment: Deployment) -> Iterator[str]:
     layout = ", ".join(f"{name} {size}" for name, size in ranks if size > 1) or "one rank"
     yield f"# {deployment.title}"
     yield ""
-    hardware = f"{len(deployment.nodes)} x {len(deployment.nodes[0].gpus)} GPUs, {layout}"
-    yield f"{hardware}, context {deployment.plan.workload.context:,} tokens. The plan's verdict: {candidate.verdict}."
+    context = f"context {deployment.plan.workload.context:,} tokens"
+    yield f"{deployment.hardware}, {layout}, {context}. The plan's verdict: {candidate.verdict}."
     yield f"Written by {printable(deployment.generated_by)} from candidate {candidate.rank}."
     said = [note for note in candidate.warnings if not note.startswith(TRUST)]
     notes = dict.fromkeys((*remarks(deployment), *said))
@@ -81,13 +79,14 @@ def _engine(deployment: Deployment, kind: str) -> Iterator[str]:
     where = "every node" if deployment.several else "the machine"
     yield f"Install {printable(engine.name)} {printable(engine.version)} on {where}; the numbers hold for that version:"
     yield ""
-    package = PACKAGES.get(engine.name)
-    if package is None:
-        program = shlex.quote(deployment.nodes[0].argv[0])
-        yield f"    {program} --version"
+    packages = deployment.serving.packages
+    if not packages:
+        program = printable(deployment.nodes[0].argv[0])
+        yield f"Its source and its releases are at {printable(deployment.serving.repository)}. `{program}` has to be on"
+        yield "the PATH of the start."
         return
     folder = engine_folder(deployment) if kind == "systemd" else "engine"
-    wanted = shlex.join(package.format(engine.version).split())
+    wanted = shlex.join(packages)
     yield f"    python3 -m venv {folder} && {folder}/bin/pip install {wanted}"
     if kind != "systemd":
         yield f'    export PATH="$PWD/{folder}/bin:$PATH"'
@@ -122,6 +121,8 @@ def _weights(deployment: Deployment, kind: str) -> Iterator[str]:
         return
     yield f"    {shlex.join(command)}"
     yield ""
+    if download.include:
+        yield "These are the files for text. Images take the `mmproj` file too, which the plan does not count."
     yield "They go to the Hub's cache, `HF_HOME` (`~/.cache/huggingface`), where the engine finds them. Without this"
     yield "step the first start downloads them."
 
@@ -153,7 +154,8 @@ def _start_compose(deployment: Deployment) -> Iterator[str]:
         yield "Docker needs the NVIDIA Container Toolkit."
     if deployment.serving.gpu_vendor == "amd":
         yield ""
-        yield "Where the image has no group `render`, set `RENDER_GROUP` to its number on the host."
+        yield "Where the image has no groups `video` and `render`, `VIDEO_GROUP` and `RENDER_GROUP` are their numbers"
+        yield "on the host (`getent group render`)."
     yield from _stop(f"`docker compose -f {names[0]} down` stops it" + (", on every node." if names[1:] else "."))
 
 

@@ -53,9 +53,22 @@ def python_lines(deployment: Deployment, mode: ChatMode | None, base: str) -> It
     yield ")"
     yield "answer = client.chat.completions.create("
     for name, value in body.items():
-        yield f"    {name}={value!r},"
+        yield f"    {name}={_python(value)},"
     if extra:
-        yield f"    extra_body={extra!r},"
+        yield f"    extra_body={_python(extra)},"
     yield ")"
     yield "message = answer.choices[0].message"
     yield "print(message.content)"
+
+
+def _python(value: object) -> str:
+    """The value as Python text, in double quotes.
+
+    >>> _python({"a": [True, "it's"]})
+    '{"a": [True, "it\'s"]}'
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_python(key)}: {_python(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_python(each) for each in value) + "]"
+    return json.dumps(value) if isinstance(value, str) else repr(value)

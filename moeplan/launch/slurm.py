@@ -21,7 +21,7 @@ def slurm_files(deployment: Deployment) -> dict[str, str]:
 def _job(deployment: Deployment) -> Iterator[str]:
     nodes, per_node = len(deployment.nodes), len(deployment.nodes[0].gpus)
     yield "#!/usr/bin/env bash"
-    yield f"# {deployment.title}: {nodes} x {per_node} GPUs."
+    yield f"# {deployment.title}: {deployment.hardware}."
     yield f"# Written by {printable(deployment.generated_by)}."
     for remark in remarks(deployment):
         yield f"# Warning: {printable(remark)}."

@@ -38,7 +38,7 @@ def engine_folder(deployment: Deployment) -> str:
 
 def _unit(deployment: Deployment, node: Node) -> Iterator[str]:
     serving, name = deployment.serving, deployment.name
-    yield f"# {deployment.title}: node {node.rank} of {len(deployment.nodes)}, {len(node.gpus)} GPUs."
+    yield f"# {deployment.title}: {deployment.place(node)}."
     yield f"# Written by {printable(deployment.generated_by)}."
     for remark in remarks(deployment):
         yield f"# Warning: {printable(remark)}."

@@ -159,6 +159,7 @@ PERFORMANCE = Performance(
 SERVING = Serving(
     served_name="model-a", port=8000, health="/health", head_port=29501, api_key_variable="VLLM_API_KEY",
     api_key_flag=None, revision_flag="--revision", startup_s=14400, gpu_vendor="nvidia", shm_bytes=16 * GIB,
+    packages=("vllm==0.18.0",), repository="https://github.com/vllm-project/vllm",
     image=ContainerImage(reference="vllm/vllm-openai:v0.18.0", source="its tags"), image_program=None,
     download=Download(repository="org/Model-A"), local_path=None, needs_folder=False,
     chat=(

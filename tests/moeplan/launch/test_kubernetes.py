@@ -23,7 +23,7 @@ Manifest = dict[str, Any]
 
 def manifests(plan: Plan, **wish: str | int) -> dict[str, Manifest]:
     """What the file holds, by kind."""
-    documents = list(yaml.safe_load_all(written(plan, "kubernetes", None, **wish)["kubernetes.yaml"]))
+    documents = list(yaml.load_all(written(plan, "kubernetes", None, **wish)["kubernetes.yaml"], yaml.CSafeLoader))
     return {document["kind"]: document for document in documents}
 
 
