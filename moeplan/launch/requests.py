@@ -64,8 +64,8 @@ def python_lines(deployment: Deployment, mode: ChatMode | None, base: str) -> It
 def _python(value: object) -> str:
     """The value as Python text, in double quotes.
 
-    >>> _python({"a": [True, "it's"]})
-    '{"a": [True, "it\'s"]}'
+    >>> print(_python({"thinking": [True, "it's"]}))
+    {"thinking": [True, "it's"]}
     """
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_python(key)}: {_python(each)}" for key, each in value.items()) + "}"
