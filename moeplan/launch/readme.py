@@ -44,6 +44,12 @@ def _head(deployment: Deployment) -> Iterator[str]:
     context = f"context {deployment.plan.workload.context:,} tokens"
     yield f"{deployment.hardware}, {layout}, {context}. The plan's verdict: {candidate.verdict}."
     yield f"Written by {printable(deployment.generated_by)} from candidate {candidate.rank}."
+    pools = deployment.plan.fleet.pools if deployment.plan.fleet is not None else ()
+    for pool in pools:
+        if pool.candidate_rank == candidate.rank:
+            yield ""
+            where = printable(pool.description)
+            yield f"This starts one replica. The plan has {pool.replicas} of them on {where}: start each on its own nodes."
     said = [note for note in candidate.warnings if not note.startswith(TRUST)]
     notes = dict.fromkeys((*remarks(deployment), *said))
     if notes:

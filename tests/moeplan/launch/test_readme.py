@@ -15,6 +15,7 @@ import pytest
 from moeplan.launch import FORMATS
 from planner.plan import Plan
 from tests.moeplan.launch.launching import KINDS, called, fake, planned, run, with_arguments, written
+from tests.planner.test_fleet import fleet_plan, inventory_of
 
 Golden = Callable[[str, str], None]
 NAMES = re.compile(r"(?:(?<![\w./-])|(?<=\./))([a-z0-9-]+\.(?:sh|yaml|sbatch|service|env))\b")
@@ -48,6 +49,13 @@ def test_nothing_is_left_to_fill_in_that_would_start_silently(form: str) -> None
     for kind in ("vllm on 2 x 8xH100", "sglang on 2 x 8xH100", "ktransformers"):
         for name, text in written(planned(kind), form).items():
             assert not re.search(r"<[A-Za-z_ -]+>|\bYOUR_|\bTODO\b|x\.x\.x\.x", text), name
+
+
+def test_of_a_fleet_one_replica_is_started() -> None:
+    plan = fleet_plan(inventory_of((6, "8xH100", "2TiB")))
+    page = written(plan, "shell")["README.md"]
+    nodes = max(len(plan.candidates[0].launch.per_node_argv), 1)
+    assert f"This starts one replica. The plan has {6 // nodes} of them on " in page
 
 
 def requests(page: str, folder: Path, **variables: str) -> list[tuple[list[str], dict[str, Any]]]:
