@@ -12,7 +12,7 @@ from moeplan.text_safe import printable, shortened
 from planner.errors import BadRequest
 
 if TYPE_CHECKING:
-    from planner.plan import Candidate, Plan, Serving
+    from planner.plan import Candidate, Launch, Plan, Serving
 
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 EVERY_ADDRESS: Final = ("0.0.0.0", "::")
@@ -22,6 +22,7 @@ TRUST: Final = "--trust-remote-code runs Python"
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:%-]{0,252}")
 _IMAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,499}")
 _REVISION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
+_FLAG: Final = re.compile(r"--?[a-z][a-z0-9-]*")
 _FILE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _PATH: Final = re.compile(r"/[A-Za-z0-9_./-]*")
 _LONGEST_LABEL: Final = 40
@@ -122,50 +123,19 @@ def deployment_of(plan: Plan, candidate: Candidate, wish: Wish) -> Deployment:
     launch, release = candidate.launch, candidate.quantization
     if release.status == "hypothetical":
         raise BadRequest(f"nobody is known to publish {shortened(release.name)}: there is nothing to start")
-    if launch.serving is None:
-        raise BadRequest("the plan does not say how to serve it; write it again with `moeplan plan --output`")
-    host = wish.host if wish.host is not None else "127.0.0.1"
-    if not _ADDRESS.fullmatch(host):
-        raise BadRequest(f"--host: {shortened(host)} is not an address; write 127.0.0.1, 0.0.0.0 or a host name")
-    commands = launch.per_node_argv or (launch.argv,)
-    assignments(launch.env)
-    check_texts(commands, launch.env)
-    for name in launch.files:
-        if not _FILE.fullmatch(name):
-            raise BadRequest(f"the plan names a file {shortened(name)}, which is not a plain file name")
     serving = launch.serving
-    if not _PATH.fullmatch(serving.health):
-        raise BadRequest(f"the plan asks for health at {shortened(serving.health)}, which is not a path")
-    assignments({serving.api_key_variable: ""})
-    image = wish.image if wish.image is not None else serving.image.reference if serving.image else None
-    if image is not None and not _IMAGE.fullmatch(image):
-        raise BadRequest(f"--image: {shortened(image)} is not a container image; write registry/name:tag")
+    if serving is None:
+        raise BadRequest("the plan does not say how to serve it; write it again with `moeplan plan --output`")
+    _check_launch(launch, serving)
+    host = wish.host if wish.host is not None else "127.0.0.1"
     port = wish.port if wish.port is not None else serving.port
-    if not 1 <= port <= 65535:
-        raise BadRequest(f"--port: {port} is not a port; 1 to 65535 are")
-    if wish.revision is not None:
-        if serving.download is None or (serving.revision_flag is None and not serving.needs_folder):
-            raise BadRequest("--revision: this engine or these weights know no revision")
-        if not _REVISION.fullmatch(wish.revision):
-            raise BadRequest(f"--revision: {shortened(wish.revision)} is not a commit, a tag or a branch")
-    places = [device for device in candidate.memory.devices if device.kind in ("gpu", "unified")]
-    used = sorted({device.node for device in places})
-    if used and len(used) != len(commands):
-        raise BadRequest(f"the plan has {len(commands)} commands for {len(used)} nodes")
+    image = wish.image if wish.image is not None else serving.image.reference if serving.image else None
+    _check_wish(host, port, image, wish.revision, serving)
     return Deployment(
         plan=plan,
         candidate=candidate,
         serving=serving,
-        nodes=tuple(
-            Node(
-                rank,
-                tuple(_in_folder(argv, candidate, serving)),
-                tuple(device.index for device in places if used[rank] == device.node and device.kind == "gpu")
-                if used
-                else (),
-            )
-            for rank, argv in enumerate(commands)
-        ),
+        nodes=_nodes_of(candidate, serving),
         env=dict(launch.env),
         name=label_of(serving.served_name),
         host=host,
@@ -176,13 +146,59 @@ def deployment_of(plan: Plan, candidate: Candidate, wish: Wish) -> Deployment:
     )
 
 
-def check_texts(commands: Sequence[Sequence[str]], env: dict[str, str]) -> None:
-    """Raises ``BadRequest`` for a command that is empty or holds a control character: no file can hold it safely."""
+def _check_launch(launch: Launch, serving: Serving) -> None:
+    """Raises ``BadRequest`` for what a file cannot hold safely: a plan may come from anywhere."""
+    commands = launch.per_node_argv or (launch.argv,)
     if not all(commands):
         raise BadRequest("the plan has no command for this candidate")
-    for text in (*(argument for argv in commands for argument in argv), *env.values()):
+    assignments({**launch.env, serving.api_key_variable: ""})
+    download = serving.download
+    texts = [*(text for argv in commands for text in argv), *launch.env.values(), *serving.packages]
+    texts += [*(serving.image_program or ()), serving.local_path or "", serving.served_name]
+    texts += [download.repository, *download.include] if download is not None else []
+    for text in texts:
         if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in text):
             raise BadRequest(f"the plan's command holds a control character: {shortened(text)}")
+    for flag in (serving.api_key_flag, serving.revision_flag):
+        if flag is not None and not _FLAG.fullmatch(flag):
+            raise BadRequest(f"the plan has {shortened(flag)} for a flag")
+    if not _PATH.fullmatch(serving.health):
+        raise BadRequest(f"the plan asks for health at {shortened(serving.health)}, which is not a path")
+    for name in launch.files:
+        if not _FILE.fullmatch(name):
+            raise BadRequest(f"the plan names a file {shortened(name)}, which is not a plain file name")
+
+
+def _check_wish(host: str, port: int, image: str | None, revision: str | None, serving: Serving) -> None:
+    if not _ADDRESS.fullmatch(host):
+        raise BadRequest(f"--host: {shortened(host)} is not an address; write 127.0.0.1, 0.0.0.0 or a host name")
+    if not 1 <= port <= 65535:
+        raise BadRequest(f"--port: {port} is not a port; 1 to 65535 are")
+    if image is not None and not _IMAGE.fullmatch(image):
+        raise BadRequest(f"--image: {shortened(image)} is not a container image; write registry/name:tag")
+    if revision is None:
+        return
+    if serving.download is None or (serving.revision_flag is None and not serving.needs_folder):
+        raise BadRequest("--revision: this engine or these weights know no revision")
+    if not _REVISION.fullmatch(revision):
+        raise BadRequest(f"--revision: {shortened(revision)} is not a commit, a tag or a branch")
+
+
+def _nodes_of(candidate: Candidate, serving: Serving) -> tuple[Node, ...]:
+    """The commands with the GPUs of their nodes. Raises ``BadRequest`` where the plan's two lists disagree."""
+    launch, release = candidate.launch, candidate.quantization.release
+    commands = launch.per_node_argv or (launch.argv,)
+    devices = [device for device in candidate.memory.devices if device.kind in ("gpu", "unified")]
+    places = sorted({device.node for device in devices}) or [0]
+    if len(places) != len(commands):
+        raise BadRequest(f"the plan has {len(commands)} commands for {len(places)} nodes")
+    nodes = []
+    for rank, (place, argv) in enumerate(zip(places, commands, strict=True)):
+        # An engine that needs a folder is given it where the plan names the repository.
+        texts = tuple(MODEL_FOLDER if serving.needs_folder and text == release else text for text in argv)
+        gpus = tuple(device.index for device in devices if device.node == place and device.kind == "gpu")
+        nodes.append(Node(rank, texts, gpus))
+    return tuple(nodes)
 
 
 def with_value(argv: Sequence[str], flag: str, value: str) -> tuple[str, ...]:
@@ -222,9 +238,3 @@ def remarks(deployment: Deployment) -> tuple[str, ...]:
     if deployment.candidate.verdict == "tight":
         found.append("this configuration is tight: it may run out of memory when it starts")
     return tuple(found)
-
-
-def _in_folder(argv: Sequence[str], candidate: Candidate, serving: Serving) -> list[str]:
-    """The repository's name replaced by its folder, for an engine that needs one."""
-    release = candidate.quantization.release
-    return [MODEL_FOLDER if serving.needs_folder and text == release else text for text in argv]

@@ -49,7 +49,7 @@ def _head(deployment: Deployment) -> Iterator[str]:
         if pool.candidate_rank == candidate.rank:
             yield ""
             where = printable(pool.description)
-            yield f"This starts one replica. The plan has {pool.replicas} of them on {where}: start each on its own nodes."
+            yield f"This starts one of {pool.replicas} replicas on {where}. Start each on its own nodes."
     said = [note for note in candidate.warnings if not note.startswith(TRUST)]
     notes = dict.fromkeys((*remarks(deployment), *said))
     if notes:

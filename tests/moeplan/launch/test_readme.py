@@ -55,7 +55,7 @@ def test_of_a_fleet_one_replica_is_started() -> None:
     plan = fleet_plan(inventory_of((6, "8xH100", "2TiB")))
     page = written(plan, "shell")["README.md"]
     nodes = max(len(plan.candidates[0].launch.per_node_argv), 1)
-    assert f"This starts one replica. The plan has {6 // nodes} of them on " in page
+    assert f"This starts one of {6 // nodes} replicas on " in page
 
 
 def requests(page: str, folder: Path, **variables: str) -> list[tuple[list[str], dict[str, Any]]]:

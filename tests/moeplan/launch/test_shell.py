@@ -17,7 +17,7 @@ from moeplan.launch.shell_text import assignments, command_lines
 from moeplan.text import drawn
 from moeplan.text_plan import plan_view
 from planner.errors import BadRequest
-from planner.plan import Launch, Plan
+from planner.plan import Download, Launch, Plan
 from tests.moeplan.launch.launching import (
     HOSTILE,
     KINDS,
@@ -184,6 +184,26 @@ def test_a_file_name_is_checked(plan: Plan, name: str) -> None:
 def test_a_command_is_checked(plan: Plan, form: str, argv: tuple[str, ...]) -> None:
     with pytest.raises(BadRequest, match=r"no command|a control character"):
         written(with_launch(plan, argv), form)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("api_key_flag", "--key $(touch x)"),
+        ("revision_flag", "; rm"),
+        ("health", "/health`touch x`"),
+        ("served_name", "a\nb"),
+        ("local_path", "/a\nb"),
+        ("packages", ("a\nb",)),
+        ("image_program", ("a\x00b",)),
+        ("download", Download(repository="a\nb")),
+        ("download", Download(repository="a", include=("b\r",))),
+    ],
+)
+def test_what_the_plan_says_of_serving_is_checked(plan: Plan, field: str, value: object) -> None:
+    for form in ("shell", "compose", "kubernetes", "slurm", "systemd"):
+        with pytest.raises(BadRequest, match=r"a control character|for a flag|which is not a path"):
+            written(with_arguments(plan, **{field: value}), form)
 
 
 def test_nodes_without_a_command_are_refused(two_node_plan: Plan) -> None:
