@@ -18,6 +18,7 @@ from moeplan.text_safe import printable
 if TYPE_CHECKING:
     from planner.plan import ChatMode
 
+READABLE: Final = "The unit runs as a user of its own, who has to be able to read them."
 _DOWNLOADS: Final = ("shell", "compose", "slurm")
 """Formats whose weights are fetched by hand; the others fetch them into their own volume or cache."""
 
@@ -104,6 +105,8 @@ def _weights(deployment: Deployment, kind: str) -> Iterator[str]:
     size = f"{release.bytes / 1e9:,.0f} GB"
     if serving.local_path is not None:
         yield f"The weights ({size}) lie at `{printable(serving.local_path)}`, on every node, as files (not as links)."
+        if kind == "systemd":
+            yield READABLE
         if kind == "kubernetes":
             yield f"Copy them onto the volume claim `{deployment.name}`, which is mounted at `{WEIGHTS_MOUNT}`."
         return
@@ -124,6 +127,8 @@ def _weights(deployment: Deployment, kind: str) -> Iterator[str]:
         yield f'    {shlex.join(command)} --local-dir "${MODEL_FOLDER}"'
         yield ""
         yield f"`{MODEL_FOLDER}` is a folder of your choice, by an absolute path. The start needs it too."
+        if kind == "systemd":
+            yield READABLE
         return
     yield f"    {shlex.join(command)}"
     yield ""
@@ -231,7 +236,8 @@ def _heading(deployment: Deployment, *, by_hand: bool = True) -> Iterator[str]:
     if deployment.several and by_hand:
         yield "Start the nodes within minutes of each other, node 0 first; each waits for the others. Node 0 must be"
         ports = f"port {deployment.serving.head_port} and others" if deployment.serving.head_port else "many ports"
-        yield f"reachable from them ({ports}), and they from each other: no firewall between them."
+        yield f"reachable from them ({ports}), and they from each other: no firewall between them. Where they have"
+        yield "several networks, `NCCL_SOCKET_IFNAME` and `GLOO_SOCKET_IFNAME` name the interface to use."
         yield ""
 
 
