@@ -94,7 +94,8 @@ def _engine(deployment: Deployment, kind: str) -> Iterator[str]:
         return
     folder = engine_folder(deployment) if kind == "systemd" else "engine"
     wanted = shlex.join(packages)
-    yield f"    python3 -m venv {folder} && {folder}/bin/pip install {wanted}"
+    sudo = "sudo " if kind == "systemd" else ""
+    yield f"    {sudo}python3 -m venv {folder} && {sudo}{folder}/bin/pip install {wanted}"
     if kind != "systemd":
         yield f'    export PATH="$PWD/{folder}/bin:$PATH"'
 
@@ -210,11 +211,16 @@ def _start_systemd(deployment: Deployment) -> Iterator[str]:
         unit = file_name(deployment, node, deployment.name, ".service")
         place = f"  # on node {node.rank}" if deployment.several else ""
         yield f"    sudo install -m 644 {unit} /etc/systemd/system/ && sudo systemctl daemon-reload{place}"
-        yield f"    sudo systemctl enable --now {unit}{place}"
+        # It would wait for the server, which waits for the other nodes.
+        wait = " --no-block" if deployment.several else ""
+        yield f"    sudo systemctl enable --now{wait} {unit}{place}"
     first = file_name(deployment, deployment.nodes[0], deployment.name, ".service")
     yield f"    journalctl -fu {first}"
     yield ""
-    yield f"`systemctl start` returns when the server answers. The weights go to `/var/cache/{deployment.name}`."
+    answers = "The unit of node 0 is active when the server answers."
+    yield answers if deployment.several else "`systemctl start` returns when the server answers."
+    if deployment.serving.download is not None and not deployment.serving.needs_folder:
+        yield f"The weights go to `/var/cache/{deployment.name}`."
     yield from _stop(
         f"`sudo systemctl stop {first}` stops it" + (", and so on every node." if deployment.several else ".")
     )
