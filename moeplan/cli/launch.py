@@ -99,7 +99,7 @@ def _chosen(plan: Plan, text: str | None) -> Candidate:
         if text.strip() == str(candidate.rank):
             return candidate
     ranks = ", ".join(str(candidate.rank) for candidate in plan.candidates)
-    raise BadRequest(f"--rank: {shortened(text)} is not in the plan; {ranks[:60]} are")
+    raise BadRequest(f"--rank: {shortened(text)} is no candidate of the plan; {ranks[:60]} are (--node chooses a node)")
 
 
 def _write(folder: Path, files: dict[str, str], *, force: bool) -> None:

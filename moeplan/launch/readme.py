@@ -161,6 +161,9 @@ def _start_compose(deployment: Deployment) -> Iterator[str]:
         place = f"  # on node {number}" if deployment.several else ""
         yield f"    docker compose -f {name} up -d{place}"
     yield f"    docker compose -f {names[0]} logs -f"
+    if deployment.serving.download is not None and not deployment.serving.needs_folder:
+        yield ""
+        yield "The cache is that of whoever starts it; with `sudo`, set `HF_HOME` to the one that has the weights."
     if deployment.serving.gpu_vendor == "nvidia":
         yield ""
         yield "Docker needs the NVIDIA Container Toolkit."

@@ -33,7 +33,7 @@ def request_body(deployment: Deployment, mode: ChatMode | None) -> dict[str, Any
 
 def curl_lines(deployment: Deployment, mode: ChatMode | None, base: str) -> Iterator[str]:
     """A request as shell text. The key, if any, comes from the variable that the server reads it from."""
-    yield f"curl --fail-with-body {base}/v1/chat/completions \\"
+    yield f"curl --silent --show-error {base}/v1/chat/completions \\"
     yield "  -H 'Content-Type: application/json' \\"
     yield f'  -H "Authorization: Bearer ${{{deployment.serving.api_key_variable}:-none}}" \\'
     yield f"  -d {shlex.quote(json.dumps(request_body(deployment, mode)))}"

@@ -78,7 +78,7 @@ def test_the_rank_that_is_asked_for(plan_file: str) -> None:
     ("flags", "message"),
     [
         (("--format", "helm"), "--format: 'helm' is not allowed; shell, compose, kubernetes, slurm, systemd are"),
-        (("--rank", "3"), "--rank: '3' is not in the plan; 1, 2 are"),
+        (("--rank", "3"), "--rank: '3' is no candidate of the plan; 1, 2 are (--node chooses a node)"),
         (("--node", "1"), "--node: there is no node 1; 0 to 0 are allowed"),
         (("--node", "-1"), "--node: '-1' is not a number"),
         (("--node", "0", "--format", "kubernetes"), "--node: --format kubernetes starts every node from one place"),
