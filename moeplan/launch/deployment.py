@@ -97,7 +97,7 @@ class Deployment:
 
     @property
     def unknowns(self) -> tuple[str, ...]:
-        """Variables that somebody has to set, in the order of ``REQUIRED``."""
+        """Variables that somebody has to set, sorted."""
         found = {unknown.variable for node in self.nodes for text in node.argv if (unknown := unknown_in(text))}
         return tuple(sorted(found))
 
