@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from formulas.units import GIB
+from hwdetect.bench.case import KernelCase
 from planner import plan as out
+from planner.cases import kernel_cases
 from planner.cost import rent_cost
 from planner.engines.base import Config, Priced
 from planner.hardware import summary_text
@@ -131,6 +133,7 @@ def candidate(request: Request, found: Found, rank: int) -> out.Candidate:
         memory=memory_of(request, priced),
         kv_cache=kv_cache_of(request, priced),
         performance=performance_of(speed),
+        kernels=tuple([kernel_ref(case) for case in kernel_cases(request, release, priced)]),
         quality=quality_of_release(request, release.release),
         cost=rent_cost(used_gpus(request, config), speed),
         launch=out.Launch(argv=launch.argv, env=launch.env, per_node_argv=launch.per_node),
@@ -319,6 +322,18 @@ def performance_of(speed: Speed) -> out.Performance:
         effective_concurrency=round(speed.effective_concurrency, 2),
         bound_by=speed.bound_by,
         evidence="modelled",
+    )
+
+
+def kernel_ref(case: KernelCase) -> out.Kernel:
+    """A kernel as shown: what a benchmark needs to measure it."""
+    return out.Kernel(
+        series=case.series,
+        kernel=case.kernel,
+        quantization=case.quantization,
+        dims=dict(case.dims),
+        batch=case.batch,
+        context=case.context,
     )
 
 

@@ -139,6 +139,17 @@ class Performance(Record):
     evidence: str
 
 
+class Kernel(Record):
+    """A kernel the speed depends on, as a benchmark measures it: ``hwdetect.bench.KernelCase`` with its series."""
+
+    series: str
+    kernel: str
+    quantization: str
+    dims: dict[str, int]
+    batch: int
+    context: int = 0
+
+
 class QualityFact(Record):
     """A measured quality of this quantization under one suite; suites are not comparable with each other."""
 
@@ -190,6 +201,7 @@ class Candidate(Record):
     memory: Memory
     kv_cache: KvCache
     performance: Performance
+    kernels: tuple[Kernel, ...] = ()
     quality: Quality
     cost: Cost | None
     launch: Launch
