@@ -81,7 +81,8 @@ def _rows(archive: zipfile.ZipFile, system: str, engine: str) -> Iterator[dict[s
             for row in reader(table):
                 if row["kernel"] == "grouped_moe" and (system, engine, row["format"]) in OVERTAKEN:
                     continue
-                yield {"engine": engine, "version": parts[3], **row}
+                version = SINCE.get((system, engine, row["kernel"], row["format"]))
+                yield {"engine": engine, "version": parts[3], **({"since": version} if version else {}), **row}
 
 
 def _selected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -95,7 +96,8 @@ def _selected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     kept = []
     for row in rows:
         key = (row["kernel"], row["format"], row["engine"])
-        if row["kernel"] != "all_reduce" and version_tuple(row["version"]) < newest[key]:
+        older = version_tuple(row["version"]) < newest[key]
+        if older and row["kernel"] != "all_reduce" and (row["engine"], row["version"], row["format"]) not in KEPT_OLDER:
             continue
         if row["kernel"] == "dense" and fastest[key] > LAUNCHED_BY_HOST_US:
             continue
@@ -103,6 +105,11 @@ def _selected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
+KEPT_OLDER: Final = {("vllm", "0.22.0", "bf16")}
+"""Older tables of a kernel that engines took before the newest one: Triton's bf16 experts."""
+SINCE: Final = {("b200_sxm", "sglang", "grouped_moe", "bf16"): "0.5.10"}
+"""The version from which an engine takes a table's kernel, where the table is of a later one: bf16 experts through
+FlashInfer came to SGLang in March 2026 (sgl-project/sglang pull request 20214 and those it names)."""
 LAUNCHED_BY_HOST_US: Final = 20.0
 """A product of one token and the smallest matrix takes 2-10 us in a graph; what takes longer waits for the host."""
 

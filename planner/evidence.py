@@ -10,7 +10,7 @@ or GPU stands in for a missing one, and every such step widens the range by a fa
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 from math import exp, hypot, log, sqrt
 from typing import Final, NamedTuple
@@ -171,6 +171,8 @@ class Evidence:
             newer = row.version > self.version
             distance += 1e-3 * sum([abs(a - b) for a, b in zip(row.version, self.version, strict=False)])
             distance += 0.5 if newer else 0.0
+            if self.version < row.since:
+                distance += 10.0
         shape = _shape_distance(case, row)
         return distance + shape, widening * min(1 + 0.05 * shape, facts.at("other_shape_spread", "1").value)
 
@@ -280,17 +282,3 @@ def _roofline_s(gpu: Gpu, case: KernelCase, moved: float, flops: float) -> float
         return max(2 * (ranks - 1) / ranks * moved / gpu.link_bytes_per_s, 1e-12)
     peak = peak_flops(gpu, case.quantization)
     return max(moved / gpu.bandwidth, flops / peak if peak else 0.0, 1e-12)
-
-
-def combined_spread(parts: Sequence[tuple[float, float]]) -> float:
-    """The factor either way of a sum of (seconds, factor): half of each error is common to all, half independent.
-
-    >>> round(combined_spread([(1.0, 1.2), (1.0, 1.2)]), 3)
-    1.169
-    """
-    total = sum([seconds for seconds, _ in parts])
-    if total <= 0:
-        return 1.0
-    common = sum([seconds * log(factor) for seconds, factor in parts]) / total
-    independent = sqrt(sum([(seconds * log(factor)) ** 2 for seconds, factor in parts])) / total
-    return exp((common + independent) / 2)

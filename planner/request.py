@@ -53,6 +53,8 @@ class Settings:
     flash_attention: bool | None = None
     n_cpu_moe: int | None = None
     enforce_eager: bool = False
+    draft_tokens: int | None = None
+    accept_length: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,10 @@ Axis = Literal["batch", "cached", "bytes"]
 
 
 class KernelRow(NamedTuple):
-    """One series. ``points`` are pairs of the axis and seconds, ascending."""
+    """One series. ``points`` are pairs of the axis and seconds, ascending.
+
+    ``since`` is the first version whose engine takes this kernel, where that is known to be later than others.
+    """
 
     gpu: str
     source: str
@@ -30,6 +33,7 @@ class KernelRow(NamedTuple):
     dims: tuple[tuple[str, int], ...]
     axis: Axis
     points: tuple[tuple[float, float], ...]
+    since: tuple[int, ...] = ()
 
     def dim(self, name: str) -> int:
         """One dimension. Raises ``KeyError``."""
@@ -51,7 +55,7 @@ def kernel_rows(gpu: str) -> dict[str, tuple[KernelRow, ...]]:
         points = tuple([(float(at), us * 1e-6) for at, us in row["us"]])
         found = KernelRow(
             table["gpu"], table["source"], row["engine"], version_tuple(row["version"]), row["kernel"], row["format"],
-            tuple(row["dims"].items()), row["axis"], points,
+            tuple(row["dims"].items()), row["axis"], points, version_tuple(row["since"]) if "since" in row else (),
         )  # fmt: skip
         rows.setdefault(found.kernel, []).append(found)
     return {kernel: tuple(found) for kernel, found in rows.items()}
