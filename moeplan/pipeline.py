@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,6 +94,10 @@ def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Pla
     inventory, source = read_inventory(options)
     machine = machine_of(inventory, source)
     request = build_request(options, model, machine, exact=exact)
+    if options.calibration is not None or source == "detected":
+        from moeplan.calibration import kernels_of
+
+        request = replace(request, kernels=kernels_of(options.calibration, inventory, detected=source == "detected"))
     if not exact and len(machine.nodes) > 1:
         from planner.fleet import is_fleet, plan_fleet
 
