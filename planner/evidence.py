@@ -20,13 +20,14 @@ from hwdetect.bench.case import Kernel, KernelCase, kernel_case
 from hwdetect.bench.measured import MeasuredSeries
 from planner.machine import Gpu
 from profiles.engines import MissingFact, load_engine, version_tuple
-from profiles.gpus import load_gpu
+from profiles.gpus import load_gpu as load_gpu
 from profiles.kernels import KernelGroup, KernelRow, kernel_gpus, kernel_groups, kernel_rows
 
 FLOOR_SHARE: Final = 0.85
 """Share of a kernel's fastest time at any shape that counts as floor: the rest is the little work it did."""
 EXAMPLES: Final = {"bf16": "bf16", "fp8": "fp8_block128", "int4": "int4_g32", "nvfp4": "nvfp4", "mxfp4": "mxfp4"}
 """The storage format in which a table's class of formats was measured."""
+_gpu_facts = cache(load_gpu)
 MEASURED_LEAST_SPREAD: Final = 1.03
 FOREIGN_AS: Final = 9.0
 """The compute capability whose tables stand in for GPUs of other vendors."""
@@ -156,7 +157,7 @@ class Evidence:
             raise MissingFact(f"no measured series of {case.kernel}")
         row, apart = _nearest(case, best[1])
         widest = load_engine("speed").at("other_shape_spread", "1").value
-        return _transferred(row, best[2] * min(1 + 0.05 * apart, widest))
+        return table_curve(row, best[2] * (widest if apart > 0.1 else 1.0))
 
     def _distance(self, case: KernelCase, group: KernelGroup) -> tuple[float, float]:
         """How far a group of tables is from the case, and the factor by which that widens its range."""
@@ -210,7 +211,7 @@ def _donors_of(
     facts = load_engine("speed")
     found = []
     for donor in kernel_gpus():
-        other = load_gpu(donor)
+        other = _gpu_facts(donor)
         rates = 0.1 * abs(log(bandwidth / other.bandwidth_bytes_per_s))
         if by_link and (other.link is not None) != (link == "nvlink"):
             far = 400.0, facts.at("other_architecture_spread", "1").value
@@ -228,13 +229,11 @@ def _donors_of(
 
 
 @cache
-def _transferred(row: KernelRow, spread: float) -> Curve:
+def table_curve(row: KernelRow, spread: float) -> Curve:
     """The curve of a table."""
-    gpu = load_gpu(row.gpu)
     floor = _floor_s(row)
     logs, efficiencies = [], []
-    for at, seconds in row.points:
-        x, roofline = _table_point(row, at, gpu.bandwidth_bytes_per_s, dict(gpu.dense_flops_per_s), gpu.link)
+    for x, roofline, seconds in table_points(row):
         logs.append(log(x))
         efficiencies.append(log(min(max(roofline / (seconds - floor), 1e-4), 1.2)))
     names = ".".join([f"{name}{size}" for name, size in row.dims])
@@ -243,6 +242,16 @@ def _transferred(row: KernelRow, spread: float) -> Curve:
         floor, tuple(logs), tuple(efficiencies), spread,
         f"{row.kernel}/{row.format}/{names}, {row.engine} {version}: {row.source}",
     )  # fmt: skip
+
+
+def table_points(row: KernelRow) -> list[tuple[float, float, float]]:
+    """Points of a table as x, seconds of the roofline of its GPU, and seconds."""
+    gpu = _gpu_facts(row.gpu)
+    found = []
+    for at, seconds in row.points:
+        x, roofline = _table_point(row, at, gpu.bandwidth_bytes_per_s, dict(gpu.dense_flops_per_s), gpu.link)
+        found.append((x, roofline, seconds))
+    return found
 
 
 def _floor_s(row: KernelRow) -> float:

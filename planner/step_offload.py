@@ -18,6 +18,7 @@ from planner.engines.base import Priced
 from planner.kv import group_bytes_per_token
 from planner.machine import Gpu, Host, Node
 from planner.request import PricedRelease, Request
+from planner.step_gpu import gpu_prefill
 from profiles.model import ModelSpec
 
 
@@ -240,13 +241,10 @@ def offload_prefill(request: Request, release: PricedRelease, priced: Priced, to
     parts, gpu = parts_of(request, priced), config.group.gpu
     transformers = config.engine == "ktransformers"
     ways = config.tp if transformers else 1
-    share = fact("kt_prefill_fraction" if transformers else "llama_prefill_fraction")
-    rate = (gpu.flops.get("bf16") or fact("assumed_gpu_flops_per_s").value) * share.value * ways
-    always, routed = _active_parameters(request.model, release)
-    pairs = tokens * (cached + tokens / 2)
-    attention = _attention_prefill(request.model, pairs) / rate
-    compute = Term("matrices", 2 * (always + routed) * tokens / rate, "compute", spread_of(share), share.source)
-    terms = [compute, Term("attention", attention, "compute", spread_of(share), share.source)]
+    if transformers:
+        terms = _sglang_kernels(request, release, priced, tokens, cached)
+    else:
+        terms = _llama_kernels(request, release, gpu, tokens, cached)
     if parts.experts_ram:
         chunk = min(max(config.batched_tokens, 1), tokens)
         passes = -(-tokens // max(chunk, 1))
@@ -264,6 +262,30 @@ def offload_prefill(request: Request, release: PricedRelease, priced: Priced, to
         if parts.experts_disk:
             terms.append(_disk(node, passes * parts.experts_disk))
     return Budget(merged(terms))
+
+
+def _sglang_kernels(
+    request: Request, release: PricedRelease, priced: Priced, tokens: float, cached: float
+) -> list[Term]:
+    """A prompt whose experts have been copied to the GPUs, through the kernels that SGLang has there.
+
+    Collectives are left out: KTransformers overlaps them with the copies, which take longer.
+    """
+    config = priced.config._replace(engine="sglang", cpu_expert_layers=0, gpu_experts_per_layer=0)
+    budget = gpu_prefill(request, release, config, tokens, cached)
+    return [term for term in budget.terms if term.bound in ("HBM", "compute")]
+
+
+def _llama_kernels(request: Request, release: PricedRelease, gpu: Gpu, tokens: float, cached: float) -> list[Term]:
+    """A prompt in llama.cpp: one GPU at a time, at a share of its peak."""
+    share = fact("llama_prefill_fraction")
+    rate = (gpu.flops.get("bf16") or fact("assumed_gpu_flops_per_s").value) * share.value
+    always, routed = _active_parameters(request.model, release)
+    attention = _attention_prefill(request.model, tokens * (cached + tokens / 2)) / rate
+    return [
+        Term("matrices", 2 * (always + routed) * tokens / rate, "compute", spread_of(share), share.source),
+        Term("attention", attention, "compute", spread_of(share), share.source),
+    ]
 
 
 def _scaled(budget: Budget, tokens: float, at_once: float) -> Budget:
