@@ -34,7 +34,10 @@ FOREIGN_AS: Final = 9.0
 
 
 class Curve(NamedTuple):
-    """How one kernel runs: ``floor_s``, efficiencies over log x, its spread (a factor either way) and its source."""
+    """How one kernel runs: ``floor_s``, efficiencies over log x, its spread (a factor either way) and its source.
+
+    ``format`` is the class of formats it was measured with, empty for a calibration, which has the case's own.
+    """
 
     floor_s: float
     logs: tuple[float, ...]
@@ -42,6 +45,7 @@ class Curve(NamedTuple):
     spread: float
     source: str
     measured: bool = False
+    format: str = ""
 
     def efficiency(self, x: float) -> float:
         """Fraction of the roofline at ``x``: its logarithm is interpolated in log x, and held outside."""
@@ -240,7 +244,7 @@ def table_curve(row: KernelRow, spread: float) -> Curve:
     version = ".".join([str(number) for number in row.version])
     return Curve(
         floor, tuple(logs), tuple(efficiencies), spread,
-        f"{row.kernel}/{row.format}/{names}, {row.engine} {version}: {row.source}",
+        f"{row.kernel}/{row.format}/{names}, {row.engine} {version}: {row.source}", format=row.format,
     )  # fmt: skip
 
 

@@ -80,7 +80,8 @@ def _factors(found: Serving, priced: Priced) -> tuple[float, float]:
     low, high = 1 / spread, spread
     config = priced.config
     if config.engine not in OFFLOADERS and config.pp > 1:
-        high *= fact("pipeline_spread").value
+        known = fact("pipeline_factor")
+        low, high = low * known.low / known.value, high * known.high / known.value
     slow, expected, fast = found.tokens_per_step
     step = 1 - found.waiting / found.tpot_s
     # More accepted drafts shorten only the part that is steps.

@@ -129,6 +129,11 @@ def evidence_of(gpu: Gpu, engine: str, version: str, measured: tuple[MeasuredSer
     return found
 
 
+def read_dtype(curve: Curve, dtype: str) -> str:
+    """The KV dtype whose bytes count: without a kernel of its own, an FP8 cache is taken to be read no faster."""
+    return "bf16" if curve.format == "bf16" else dtype
+
+
 def _kernel(use: Use, evidence: Evidence, gpu: Gpu) -> Kernel:
     case = use.case
     curve = evidence.curve(case)
@@ -144,7 +149,7 @@ def _kernel(use: Use, evidence: Evidence, gpu: Gpu) -> Kernel:
         )  # fmt: skip
     if case.kernel == "mla_decode":
         heads, width = dims["heads"], dims["kv_lora"] + dims["rope"]
-        moved = vector_bytes(width, case.quantization) * use.scale
+        moved = vector_bytes(width, read_dtype(curve, case.quantization)) * use.scale
         return Kernel(
             use, curve, peak, 0.0, 2.0 * heads * (width + dims["kv_lora"]), 0.0, moved,
             mla_decode_flops(heads, dims["kv_lora"], dims["rope"], 1.0),
@@ -152,7 +157,8 @@ def _kernel(use: Use, evidence: Evidence, gpu: Gpu) -> Kernel:
     if case.kernel == "gqa_decode":
         heads, wide = dims["heads"], dims["head"] + dims["v"]
         each = dims["kv_heads"] * (
-            vector_bytes(dims["head"], case.quantization) + vector_bytes(dims["v"], case.quantization)
+            vector_bytes(dims["head"], read_dtype(curve, case.quantization))
+            + vector_bytes(dims["v"], read_dtype(curve, case.quantization))
         )
         return Kernel(use, curve, peak, 0.0, 2.0 * heads * wide, 0.0, each * use.scale, 2.0 * heads * wide)
     if case.kernel in ("mla_prefill", "gqa_prefill"):
@@ -204,6 +210,10 @@ def gpu_decode(
     small = fact("small_kernel_s")
     terms.append(Term("small kernels", steps.small * small.value * factor, "latency", spread_of(small), small.source))
     terms += collectives(request, config, ranks, micro, model)
+    if config.pp > 1:
+        known = fact("pipeline_factor")
+        waiting = (known.value - 1) * sum([term.seconds for term in terms])
+        terms.append(Term("pipeline waits", waiting, "latency", 1.0, known.source))
     host = fact("host_step_s")
     terms.append(Term("scheduling and sampling", host.value, "latency", spread_of(host), host.source))
     summed = tuple(terms)
