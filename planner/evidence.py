@@ -151,12 +151,12 @@ class Evidence:
             case = kernel_case("dense", case.quantization, out=case.dim("experts"), in_=case.dim("hidden"))
         best: tuple[float, KernelGroup, float] | None = None
         for gpu, far in _donors(self.gpu, case.kernel == "all_reduce"):
+            if best is not None and best[0] <= far[0]:
+                break
             for group in kernel_groups(gpu).get(case.kernel, ()):
                 distance, widening = self._distance(case, group)
                 if best is None or far[0] + distance < best[0]:
                     best = (far[0] + distance, group, far[1] * widening)
-            if best is not None and best[0] < far[0] + 1.0:
-                break
         if best is None:
             raise MissingFact(f"no measured series of {case.kernel}")
         row, apart = _nearest(case, best[1])
@@ -260,13 +260,20 @@ def table_points(row: KernelRow) -> list[tuple[float, float, float]]:
 
 def _floor_s(row: KernelRow) -> float:
     """Seconds a kernel takes with next to no work: of the fastest point of its like, whatever the shape."""
-    alike = [other for other in kernel_rows(row.gpu)[row.kernel] if _like(other) == _like(row)]
-    return FLOOR_SHARE * min([seconds for other in alike for _, seconds in other.points])
-
-
-def _like(row: KernelRow) -> tuple[object, ...]:
     ranks = row.dims if row.kernel == "all_reduce" else ()
-    return row.format, row.engine, row.version, ranks
+    return _fastest_s(row.gpu, row.kernel, row.format, row.engine, row.version, ranks) * FLOOR_SHARE
+
+
+@cache
+def _fastest_s(
+    gpu: str, kernel: str, kind: str, engine: str, version: tuple[int, ...], dims: tuple[tuple[str, int], ...]
+) -> float:
+    return min([
+        seconds
+        for row in kernel_rows(gpu)[kernel]
+        if (row.format, row.engine, row.version) == (kind, engine, version) and (not dims or row.dims == dims)
+        for _, seconds in row.points
+    ])  # fmt: skip
 
 
 def _table_point(
