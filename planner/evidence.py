@@ -13,15 +13,17 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from functools import cache
 from math import exp, log, sqrt
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from formulas.storage import storage_format
 from hwdetect.bench.case import Kernel, KernelCase, kernel_case
-from hwdetect.bench.measured import MeasuredSeries
 from planner.machine import Gpu
 from profiles.engines import MissingFact, load_engine, version_tuple
-from profiles.gpus import load_gpu as load_gpu
+from profiles.gpus import load_gpu
 from profiles.kernels import KernelGroup, KernelRow, kernel_gpus, kernel_groups, kernel_rows
+
+if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredSeries
 
 FLOOR_SHARE: Final = 0.85
 """Share of a kernel's fastest time at any shape that counts as floor: the rest is the little work it did."""

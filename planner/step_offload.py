@@ -7,12 +7,11 @@ a GPU once a pass, whichever is faster.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from formulas.kv_cache import cached_tokens
 from formulas.moe import expected_distinct_experts
 from formulas.roofline import attention_flops, mla_decode_flops
-from hwdetect.bench.measured import MeasuredSeries
 from planner.budget import Budget, Term, fact, merged, spread_of
 from planner.engines.base import Priced
 from planner.kv import group_bytes_per_token
@@ -20,6 +19,9 @@ from planner.machine import Gpu, Host, Node
 from planner.request import PricedRelease, Request
 from planner.step_gpu import gpu_prefill
 from profiles.model import ModelSpec
+
+if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredSeries
 
 
 class Parts(NamedTuple):
