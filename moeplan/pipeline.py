@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
@@ -24,6 +24,9 @@ from profiles.headers.errors import BadModelFile
 from profiles.library import load_model
 from profiles.model import ModelSpec
 from profiles.names import AmbiguousName, UnknownName
+
+if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredSeries
 
 GENERATED_BY = f"moeplan {__version__}"
 MAX_INVENTORY_BYTES = 512 << 20
@@ -87,24 +90,45 @@ def _inventory_file(path: Path) -> Inventory:
         raise BadRequest(f"--inventory {path}: {error}") from None
 
 
-@no_collection()
 def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Plan:
     """``plan``, or with ``exact`` ``estimate``."""
-    model = read_model(options.model)
-    inventory, source = read_inventory(options)
-    machine = machine_of(inventory, source)
-    request = build_request(options, model, machine, exact=exact)
-    if options.calibration is not None or source == "detected":
-        from moeplan.calibration import kernels_of
+    with no_collection():
+        model = read_model(options.model)
+        inventory, source = read_inventory(options)
+        kernels: tuple[MeasuredSeries, ...] = ()
+        if options.calibration is not None or source == "detected":
+            from moeplan.calibration import kernels_of
 
-        request = replace(request, kernels=kernels_of(options.calibration, inventory, detected=source == "detected"))
-    if not exact and len(machine.nodes) > 1:
-        from planner.fleet import is_fleet, plan_fleet
+            kernels = kernels_of(options.calibration, inventory, detected=source == "detected")
+        return plan_on(options, model, inventory, source, exact=exact, progress=progress, kernels=kernels)
 
-        if is_fleet(machine):
-            return plan_fleet(request, inventory, GENERATED_BY, progress)
-    outcome = search(request, progress)
-    return make_plan(request, outcome, _inventory_dict(inventory), GENERATED_BY)
+
+def plan_on(
+    options: Options,
+    model: ModelSpec,
+    inventory: Inventory,
+    source: Source,
+    *,
+    exact: bool = False,
+    progress: Progress | None = None,
+    kernels: tuple[MeasuredSeries, ...] = (),
+) -> Plan:
+    """The plan of a model and hardware that have been read: no file, no machine, the same answer anywhere.
+
+    ``kernels`` were measured on that hardware.
+    """
+    with no_collection():
+        machine = machine_of(inventory, source)
+        request = build_request(options, model, machine, exact=exact)
+        if kernels:
+            request = replace(request, kernels=kernels)
+        if not exact and len(machine.nodes) > 1:
+            from planner.fleet import is_fleet, plan_fleet
+
+            if is_fleet(machine):
+                return plan_fleet(request, inventory, GENERATED_BY, progress)
+        outcome = search(request, progress)
+        return make_plan(request, outcome, _inventory_dict(inventory), GENERATED_BY)
 
 
 def _inventory_dict(inventory: Inventory) -> dict[str, Any]:
