@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
@@ -23,6 +24,9 @@ from profiles.headers.errors import BadModelFile
 from profiles.library import load_model
 from profiles.model import ModelSpec
 from profiles.names import AmbiguousName, UnknownName
+
+if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredSeries
 
 GENERATED_BY = f"moeplan {__version__}"
 MAX_INVENTORY_BYTES = 512 << 20
@@ -91,7 +95,12 @@ def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Pla
     with no_collection():
         model = read_model(options.model)
         inventory, source = read_inventory(options)
-        return plan_on(options, model, inventory, source, exact=exact, progress=progress)
+        kernels: tuple[MeasuredSeries, ...] = ()
+        if options.calibration is not None or source == "detected":
+            from moeplan.calibration import kernels_of
+
+            kernels = kernels_of(options.calibration, inventory, detected=source == "detected")
+        return plan_on(options, model, inventory, source, exact=exact, progress=progress, kernels=kernels)
 
 
 def plan_on(
@@ -102,11 +111,17 @@ def plan_on(
     *,
     exact: bool = False,
     progress: Progress | None = None,
+    kernels: tuple[MeasuredSeries, ...] = (),
 ) -> Plan:
-    """The plan of a model and hardware that have been read: no file, no machine, the same answer anywhere."""
+    """The plan of a model and hardware that have been read: no file, no machine, the same answer anywhere.
+
+    ``kernels`` were measured on that hardware.
+    """
     with no_collection():
         machine = machine_of(inventory, source)
         request = build_request(options, model, machine, exact=exact)
+        if kernels:
+            request = replace(request, kernels=kernels)
         if not exact and len(machine.nodes) > 1:
             from planner.fleet import is_fleet, plan_fleet
 

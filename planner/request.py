@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from planner.machine import Machine
 from profiles.mixtures import ReleaseTensors
 from profiles.model import ModelSpec, Release
+
+if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredSeries
 
 Objective = Literal["balanced", "throughput", "latency", "context", "cost", "quality"]
 OBJECTIVES: Final = ("balanced", "throughput", "latency", "context", "cost", "quality")
@@ -52,6 +55,8 @@ class Settings:
     flash_attention: bool | None = None
     n_cpu_moe: int | None = None
     enforce_eager: bool = False
+    draft_tokens: int = 0
+    accept_length: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,10 @@ class PricedRelease:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Everything the search needs. ``exact`` asks for one configuration as given, ``estimate``."""
+    """Everything the search needs. ``exact`` asks for one configuration as given, ``estimate``.
+
+    ``kernels`` are series that were measured on this very machine.
+    """
 
     model: ModelSpec
     machine: Machine
@@ -112,3 +120,4 @@ class Request:
     top: int = 5
     exact: bool = False
     workload_given: bool = True
+    kernels: tuple[MeasuredSeries, ...] = ()

@@ -61,6 +61,7 @@ PARALLEL: Final = (
     Flag("--ep", "8", "expert-parallel ranks"),
     Flag("--dcp", "8", "decode-context-parallel ranks"),
 )
+CALIBRATION: Final = Flag("--calibration", "auto/none/FILE", "measurements of this machine to use, or a file of them")
 NARROWING: Final = (ENGINE, ENGINE_VERSION, QUANT, KV_DTYPE, *PARALLEL)
 
 _TEXTS: Final = tuple(field.name for field in fields(Options) if field.name not in ("model", "gpu"))
