@@ -53,7 +53,9 @@ def host_memory(root: Path = Path("/"), gpu_memory_bytes: int = 0) -> HostMemory
         hugepage_size_bytes=huge_size,
         hugetlb_bytes=hugetlb,
         transparent_hugepages=_transparent_hugepages(root),
-        memlock_bytes=_memlock(),
+        memlock_bytes=_soft_limit("MEMLOCK"),
+        overcommit=_overcommit(root),
+        open_files=_soft_limit("NOFILE"),
         shm_total_bytes=shm_total,
         shm_free_bytes=shm_free,
     )
@@ -130,21 +132,36 @@ def _usable(total: IntFact, limit: IntFact, hugetlb_bytes: int, gpu_memory_bytes
 def _transparent_hugepages(root: Path) -> TextFact:
     source = "/sys/kernel/mm/transparent_hugepage/enabled"
     try:
-        text = (root / source.lstrip("/")).read_text().strip()
+        text = (root / source.lstrip("/")).read_text(errors="replace").strip()
     except OSError as error:
         return TextFact.missing(source, printable(str(error.strerror)))
     chosen = re.search(r"\[(\w+)\]", text)
     return TextFact.reported(chosen.group(1), source) if chosen else TextFact.missing(source, "no choice marked")
 
 
-def _memlock() -> IntFact:
-    source = "RLIMIT_MEMLOCK (soft)"
+def _soft_limit(name: str) -> IntFact:
+    source = f"RLIMIT_{name} (soft)"
     if sys.platform == "win32":
         return IntFact.missing(source, "Windows has no such limit")
     import resource
 
-    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    soft, _ = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))
     return IntFact.no_limit(source) if soft == resource.RLIM_INFINITY else IntFact.reported(soft, source)
+
+
+# Linux Documentation/admin-guide/sysctl/vm.rst, overcommit_memory.
+_OVERCOMMIT = {"0": "heuristic", "1": "always", "2": "never"}
+
+
+def _overcommit(root: Path) -> TextFact:
+    source = "/proc/sys/vm/overcommit_memory"
+    try:
+        text = (root / source.lstrip("/")).read_text(errors="replace").strip()
+    except OSError as error:
+        return TextFact.missing(source, printable(str(error.strerror)))
+    if text not in _OVERCOMMIT:
+        return TextFact.missing(source, "not a mode that is known", printable(text))
+    return TextFact.reported(_OVERCOMMIT[text], source, text)
 
 
 def _shm(root: Path) -> tuple[IntFact, IntFact]:

@@ -16,7 +16,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from hwdetect.facts import BoolFact, Fact, IntFact, TextFact, known, printable
 from hwdetect.inventory import Gpu, GpuStatus, GpuStatusCode, MigDevice
-from hwdetect.nvidia_device import Handle, read_gpu
+from hwdetect.nvidia_device import read_gpu
+from hwdetect.nvml_handle import Handle
 from hwdetect.visible_devices import Device, Visibility, visibility
 
 # WSL2 keeps the driver's libraries here, and a container may lack the linker's entry for it.

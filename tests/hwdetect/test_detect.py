@@ -10,8 +10,9 @@ import pytest
 from hwdetect import host_cpu
 from hwdetect.detect import detect
 from hwdetect.inventory import from_json, known, to_json
-from tests.hwdetect.conftest import REPOSITORY, Shim, WriteTree, needs_no_driver
+from tests.hwdetect.conftest import REPOSITORY, WriteTree, needs_no_driver
 from tests.support.nvml_shim.build import shim_environment
+from tests.support.nvml_shim.machine import Shim
 
 DETECT = """
 import sys
@@ -89,7 +90,7 @@ GRACE_HOPPER = {
 
 def test_gpu_memory_in_the_kernel_s_total_is_not_counted_twice(shim: Shim, write_tree: WriteTree) -> None:
     root = write_tree(GRACE_HOPPER)
-    environment = shim_environment(shim.library, "gh200")
+    environment = shim_environment(shim.library("gh200"), "gh200")
     result = subprocess.run(
         [sys.executable, "-c", DETECT, str(root)],
         env=environment,

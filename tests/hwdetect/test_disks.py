@@ -19,6 +19,7 @@ class Partition(NamedTuple):
     device: str
     mountpoint: str
     fstype: str
+    opts: str = "rw"
 
 
 def list_partitions(monkeypatch: pytest.MonkeyPatch, *rows: Partition) -> None:
