@@ -7,7 +7,7 @@ Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst, proc_pid_cgrou
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from hwdetect.facts import FloatFact, IntFact, TextFact, printable
@@ -24,18 +24,14 @@ def memory_limit(root: Path) -> IntFact:
 
     memory.high counts because above it the kernel slows the process down until it is useless.
     """
-    limit, unread = _tightest(
-        root,
-        "memory",
-        {"memory.max": _v2_bytes, "memory.high": _v2_bytes, "memory.limit_in_bytes": _v1_bytes},
-    )
+    limit, unread = _tightest(root, "memory", _MEMORY_LIMITS)
     return _limit_fact(root, "memory", limit, unread)
 
 
 def memory_used(root: Path) -> IntFact:
     """Bytes charged to this process's own group, page cache included."""
     for directory in _groups(root, "memory"):
-        for name in ("memory.current", "memory.usage_in_bytes"):
+        for name in _MEMORY_USED:
             path = directory / name
             if path.is_file():
                 try:
@@ -43,6 +39,52 @@ def memory_used(root: Path) -> IntFact:
                 except (OSError, ValueError) as error:
                     return IntFact.missing(_shown(root, path), printable(str(error)))
     return IntFact.missing("cgroup", "no cgroup memory controller counts this process")
+
+
+def memory_available(root: Path) -> IntFact:
+    """What this process may still allocate under its limits: the least, over all levels, of limit - working set.
+
+    The working set is what is charged less file pages that nobody used lately (inactive_file of memory.stat), which the
+    kernel takes back before it kills.
+    """
+    left: list[tuple[int, Path]] = []
+    for directory in _groups(root, "memory"):
+        limits = [
+            limit
+            for name, parse in _MEMORY_LIMITS.items()
+            if (limit := _number_in(directory / name, parse)) is not None
+        ]
+        if not limits:
+            continue
+        used = next((size for name in _MEMORY_USED if (size := _number_in(directory / name, _plain)) is not None), None)
+        if used is None:
+            return IntFact.missing(_shown(root, directory), "there is a limit, and what is charged cannot be read")
+        left.append((max(0, int(min(limits)) - max(0, used - _inactive_file(directory))), directory))
+    if not left:
+        return IntFact.missing("cgroup", "no memory limit is in force")
+    size, directory = min(left, key=lambda each: each[0])
+    return IntFact.reported(size, f"{_shown(root, directory)}: limit - working set")
+
+
+def _plain(_path: Path, text: str) -> int:
+    return int(text)
+
+
+def _number_in(path: Path, parse: Callable[[Path, str], int | None]) -> int | None:
+    try:
+        return parse(path, path.read_text().strip())
+    except (OSError, ValueError):
+        return None
+
+
+def _inactive_file(directory: Path) -> int:
+    """Version 1 counts children under total_inactive_file, version 2 has them in inactive_file."""
+    sizes: dict[str, int] = {}
+    for line in _lines(directory / "memory.stat"):
+        name, _, number = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file") and number.isascii() and number.isdigit():
+            sizes[name] = int(number)
+    return sizes.get("total_inactive_file", sizes.get("inactive_file", 0))
 
 
 def swap_limit(root: Path) -> IntFact:
@@ -82,7 +124,7 @@ Limit = tuple[float, Path, str]
 
 
 def _tightest(
-    root: Path, controller: str, parsers: dict[str, Callable[[Path, str], float | None]]
+    root: Path, controller: str, parsers: Mapping[str, Callable[[Path, str], float | None]]
 ) -> tuple[Limit | None, tuple[Path, str] | None]:
     """The smallest limit over all levels, and the first file that is there but could not be read."""
     limits: list[Limit] = []
@@ -120,6 +162,10 @@ def _v2_bytes(_path: Path, text: str) -> int | None:
 
 def _v1_bytes(_path: Path, text: str) -> int | None:
     return None if int(text) >= _V1_NO_LIMIT_FLOOR else int(text)
+
+
+_MEMORY_LIMITS = {"memory.max": _v2_bytes, "memory.high": _v2_bytes, "memory.limit_in_bytes": _v1_bytes}
+_MEMORY_USED = ("memory.current", "memory.usage_in_bytes")
 
 
 def _v2_cores(_path: Path, text: str) -> float | None:

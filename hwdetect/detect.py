@@ -50,7 +50,8 @@ def detect(
     gpus = scan.gpus + _renumbered(_part("other GPUs", lambda: _other_gpus(root), (), notes), len(scan.gpus))
     no_nodes: tuple[NumaNode, ...] = ()
     numa = _part("NUMA nodes", lambda: host_memory.numa_nodes(root, _gpu_nodes(gpus)), no_nodes, notes)
-    memory = _part("memory", lambda: host_memory.host_memory(root, _gpu_memory_bytes(numa)), HostMemory(), notes)
+    in_total, of_it_free = _gpu_memory_bytes(numa), _gpu_free_bytes(numa)
+    memory = _part("memory", lambda: host_memory.host_memory(root, in_total, of_it_free), HostMemory(), notes)
     notes.extend(_conflicts(memory, numa))
     hostname = _part("host name", lambda: printable(platform.node()), "", notes)
     node = Node(
@@ -113,6 +114,10 @@ def _gpu_nodes(gpus: tuple[Gpu, ...]) -> dict[int, int]:
 
 def _gpu_memory_bytes(numa: tuple[NumaNode, ...]) -> int:
     return sum(known(node.memory_total_bytes) or 0 for node in numa if node.gpu_index is not None)
+
+
+def _gpu_free_bytes(numa: tuple[NumaNode, ...]) -> int:
+    return sum(known(node.memory_free_bytes) or 0 for node in numa if node.gpu_index is not None)
 
 
 def _conflicts(memory: HostMemory, numa: tuple[NumaNode, ...]) -> list[str]:

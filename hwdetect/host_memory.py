@@ -26,11 +26,11 @@ def meminfo(root: Path = Path("/")) -> dict[str, int]:
     return _parse_meminfo((root / "proc/meminfo").read_text())
 
 
-def host_memory(root: Path = Path("/"), gpu_memory_bytes: int = 0) -> HostMemory:
+def host_memory(root: Path = Path("/"), gpu_memory_bytes: int = 0, gpu_free_bytes: int = 0) -> HostMemory:
     """What this host has and what this process may fill of it.
 
     gpu_memory_bytes: GPU memory that the kernel counts as its own NUMA nodes, and so in MemTotal (Grace
-    Hopper); it is not main memory.
+    Hopper); it is not main memory, and its free part (gpu_free_bytes) is not available as such.
     """
     rows, unread = _rows(root)
     total, available, swap_total, swap_free = _totals(rows, unread)
@@ -41,7 +41,7 @@ def host_memory(root: Path = Path("/"), gpu_memory_bytes: int = 0) -> HostMemory
     shm_total, shm_free = _shm(root)
     return HostMemory(
         total_bytes=total,
-        available_bytes=available,
+        available_bytes=_available(available, cgroups.memory_available(root), gpu_free_bytes),
         cgroup_limit_bytes=limit,
         cgroup_used_bytes=cgroups.memory_used(root),
         usable_bytes=_usable(total, limit, known(hugetlb) or 0, gpu_memory_bytes),
@@ -127,6 +127,16 @@ def _usable(total: IntFact, limit: IntFact, hugetlb_bytes: int, gpu_memory_bytes
         return IntFact.reported(limit.value, limit.source)
     less = [("Hugetlb", hugetlb_bytes), ("GPU memory nodes", gpu_memory_bytes)]
     return IntFact.reported(host_bytes, " - ".join([total.source, *(name for name, size in less if size)]))
+
+
+def _available(available: IntFact, in_group: IntFact, gpu_free_bytes: int) -> IntFact:
+    """The least of what the host has left and what the control group does."""
+    if available.value is None:
+        return available
+    size = max(0, available.value - gpu_free_bytes)
+    if in_group.value is not None and in_group.value < size:
+        return in_group
+    return IntFact.reported(size, available.source + (" - free GPU memory nodes" if gpu_free_bytes else ""))
 
 
 def _transparent_hugepages(root: Path) -> TextFact:

@@ -130,7 +130,7 @@ def _active_link(handle: Handle, index: int) -> NvlinkLink:
 
 def link_kind(pcie: Pcie, nvlink: Nvlink) -> LinkKind | None:
     """How GPUs of this kind reach each other; None where neither link could be read."""
-    if known(nvlink.active_count):
+    if any(link.active for link in nvlink.links):
         return "nvlink"
     if known(pcie.width) or known(pcie.max_width):
         return "pcie"

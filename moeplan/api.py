@@ -13,6 +13,7 @@ from planner.options import Options
 
 if TYPE_CHECKING:
     from hwdetect.inventory import Inventory
+    from planner.findings import CheckReport
     from planner.memory_report import MemoryReport
     from planner.plan import Plan
     from profiles.model import ModelSpec
@@ -64,6 +65,17 @@ def detect() -> Inventory:
     from hwdetect.detect import detect as detect_machine
 
     return detect_machine()
+
+
+def check(plan: Plan | None = None, *, strict: bool = False, **options: str | None) -> CheckReport:
+    """Go or no-go for this machine, of health and of a plan's best candidate.
+
+    Options: ``inventory``, ``rank``, ``bench``, ``engine_python``, ``model_folder``, as texts. Raises
+    ``planner.errors.BadRequest`` for a bad one.
+    """
+    from moeplan.checking import run_check
+
+    return run_check(plan, strict=strict, **options)
 
 
 def load_model(text: str) -> ModelSpec:

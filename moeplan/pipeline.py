@@ -62,7 +62,7 @@ def read_inventory(options: Options) -> tuple[Inventory, Source]:
     if options.inventory is not None:
         if options.describes_hardware:
             raise BadRequest("--inventory cannot be combined with flags that describe hardware")
-        return _inventory_file(Path(options.inventory)), "file"
+        return read_inventory_file(Path(options.inventory)), "file"
     if options.describes_hardware:
         return describe(options), "flags"
     from hwdetect.detect import detect
@@ -70,7 +70,8 @@ def read_inventory(options: Options) -> tuple[Inventory, Source]:
     return detect(), "detected"
 
 
-def _inventory_file(path: Path) -> Inventory:
+def read_inventory_file(path: Path) -> Inventory:
+    """An inventory from a file. Raises ``BadRequest`` with one line."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_INVENTORY_BYTES + 1)

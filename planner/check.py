@@ -61,7 +61,7 @@ def check_node(
     planned = needs is not None
     check_driver(found, node, needed=bool(needs.gpus) if needs is not None else None)
     if needs is None or needs.gpus:
-        check_gpus(found, node, thresholds, planned=planned)
+        check_gpus(found, node, thresholds, planned=planned, whole=needs is not None and not needs.parts_of_gpus)
         check_links(found, node)
         check_kernel_log(found, node, thresholds)
         check_bandwidths(found, node, thresholds, bench)

@@ -12,6 +12,8 @@ from profiles.gpus import match_reported
 from profiles.health import Thresholds
 
 OK: Final[tuple[Status, str]] = ("pass", "")
+AMPERE: Final = 8
+"""Major compute capability."""
 
 
 def check_driver(found: Findings, node: Node, *, needed: bool | None) -> None:
@@ -47,8 +49,9 @@ def _shown(count: int | None) -> str:
     return "unknown" if count is None else str(count)
 
 
-def check_gpus(found: Findings, node: Node, thresholds: Thresholds, *, planned: bool) -> None:
-    """The health of every GPU. planned: whether a plan says what memory must be free."""
+def check_gpus(found: Findings, node: Node, thresholds: Thresholds, *, planned: bool, whole: bool) -> None:
+    """The health of every GPU. planned: whether a plan says what memory must be free; whole: and wants whole GPUs."""
+    _on_bus(found, node)
     for gpu in node.gpus:
         if not _reachable(found, gpu):
             continue
@@ -59,10 +62,23 @@ def check_gpus(found: Findings, node: Node, thresholds: Thresholds, *, planned: 
             continue
         _memory_health(found, gpu, thresholds)
         _clocks(found, gpu, thresholds)
-        _modes(found, gpu, planned=planned)
+        _modes(found, gpu, whole=whole)
         if not planned:
             _others(found, gpu, thresholds)
     _alike(found, node)
+
+
+def _on_bus(found: Findings, node: Node) -> None:
+    """A card that the driver does not see at all. In a container the bus shows those of others too."""
+    on_bus, counted = known(node.bus_gpus), sum(gpu.vendor == "nvidia" for gpu in node.gpus)
+    inside = known(node.container) != "none" or "NVIDIA_VISIBLE_DEVICES" in node.environment
+    if node.bus_gpus is None or not on_bus or inside:
+        return
+    found.add(
+        "gpu_on_bus", "pass" if counted >= on_bus else "warn", "node", expected="every GPU of the bus has its driver",
+        actual=f"{counted} of {on_bus}", evidence=node.bus_gpus.source,
+        action="look for the missing one in the kernel's log, unless it was given to a virtual machine", required=False,
+    )  # fmt: skip
 
 
 def _reachable(found: Findings, gpu: Gpu) -> bool:
@@ -90,7 +106,11 @@ def _kind(found: Findings, gpu: Gpu) -> None:
         return
     key = gpu.key or match_reported(name, total >> 20 if total else None)
     actual = f"{name}, {gib(total)}" if total else f"{name}, total unknown"
-    if key is None:
+    if total is None and gpu.kind != "unified":
+        found.unread(
+            "gpu_kind", gpu.index, gpu.memory.total_bytes if gpu.memory else None, expected=expected, excused=False
+        )
+    elif key is None:
         action = "describe the GPU to the planner with --gpu; its speed and memory are not in the table"
         found.add("gpu_kind", "warn", gpu.index, expected=expected, actual=actual, evidence="NVML", action=action)
     else:
@@ -198,9 +218,17 @@ def _repair(found: Findings, gpu: Gpu) -> None:
         actual, evidence = "a row waits for a reset", pending.source if pending else ""
         found.add(code, "fail", gpu.index, expected=expected, actual=actual, evidence=evidence, action=action)
     elif known(failure) is None or known(pending) is None:
-        found.unread(code, gpu.index, failure if known(failure) is None else pending, expected=expected)
+        # Cards with ECC remap rows from Ampere on; there, "not supported" is no answer.
+        excused = not known(gpu.ecc) or _major(gpu) < AMPERE
+        unread = failure if known(failure) is None else pending
+        found.unread(code, gpu.index, unread, expected=expected, excused=excused)
     else:
         found.add(code, "pass", gpu.index, expected=expected, actual="none", evidence=failure.source if failure else "")
+
+
+def _major(gpu: Gpu) -> int:
+    text = (known(gpu.compute_capability) or "").partition(".")[0]
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _clocks(found: Findings, gpu: Gpu, thresholds: Thresholds) -> None:
@@ -247,7 +275,7 @@ def _power(found: Findings, gpu: Gpu, thresholds: Thresholds) -> None:
     )  # fmt: skip
 
 
-def _modes(found: Findings, gpu: Gpu, *, planned: bool) -> None:
+def _modes(found: Findings, gpu: Gpu, *, whole: bool) -> None:
     found.judge(
         "gpu_persistence",
         gpu.index,
@@ -271,7 +299,7 @@ def _modes(found: Findings, gpu: Gpu, *, planned: bool) -> None:
         lambda mode: outcome.get(mode, ("warn", exclusive[1])),
         expected="default",
     )
-    _mig(found, gpu, planned=planned)
+    _mig(found, gpu, whole=whole)
     mode = known(gpu.vgpu_mode)
     if mode in ("vgpu", "host_vgpu", "host_vsga"):
         found.add(
@@ -281,7 +309,7 @@ def _modes(found: Findings, gpu: Gpu, *, planned: bool) -> None:
         )  # fmt: skip
 
 
-def _mig(found: Findings, gpu: Gpu, *, planned: bool) -> None:
+def _mig(found: Findings, gpu: Gpu, *, whole: bool) -> None:
     if gpu.mig is None or (gpu.mig.value is None and gpu.mig.reason in NOT_SUPPORTED):
         return
     action = "turn it off (nvidia-smi --multi-instance-gpu=0) and reset the GPU, or plan on its parts"
@@ -290,7 +318,7 @@ def _mig(found: Findings, gpu: Gpu, *, planned: bool) -> None:
         "gpu_mig",
         gpu.index,
         gpu.mig,
-        lambda on: ("fail" if planned else "warn", action) if on else OK,
+        lambda on: ("fail" if whole else "warn", action) if on else OK,
         expected="not split",
         show=lambda on: f"split into {count} MIG devices" if on else "not split",
     )
@@ -305,7 +333,7 @@ def _others(found: Findings, gpu: Gpu, thresholds: Thresholds) -> None:
     if used is None or used.value is None:
         found.unread(code, gpu.index, used, expected=expected)
         return
-    busy = f", {count} processes" if count else ""
+    busy = f", {count} process{'es' if count > 1 else ''}" if count else ""
     action = "stop what runs there (nvidia-smi shows it), or plan with what is left"
     if used.value < limit.value:
         status: Status = "pass"

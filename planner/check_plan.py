@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from hwdetect.accelerators import Gpu
-from hwdetect.facts import known
+from hwdetect.facts import IntFact, known
 from hwdetect.inventory import Node
 from planner.check_gpu import OK
 from planner.check_links import facts_of
@@ -14,6 +14,7 @@ from planner.check_plan_needs import REPLAN, Needs, high_bytes, low_bytes
 from planner.findings import Findings, Status, gib
 from planner.hardware import visible_bytes
 from planner.plan import DeviceMemory
+from planner.usable_gpus import usable_gpus
 from profiles.engines import UnknownVersion, version_tuple
 from profiles.gpus import load_gpu, match_reported
 from profiles.health import Thresholds
@@ -29,7 +30,7 @@ def check_plan(found: Findings, node: Node, needs: Needs, thresholds: Thresholds
     chosen = _chosen(found, node, needs)
     for device, gpu in chosen:
         _gpu_kind(found, device, gpu, thresholds)
-        _gpu_memory(found, device, gpu, needs)
+        _gpu_memory(found, node, device, gpu, needs)
         _capability(found, device, gpu)
     _links(found, needs, [gpu for _, gpu in chosen])
     if any(gpu.vendor == "nvidia" for _, gpu in chosen):
@@ -41,15 +42,17 @@ def _chosen(found: Findings, node: Node, needs: Needs) -> list[tuple[DeviceMemor
     """The plan's devices with the GPUs they would land on: those the launch names, or the first that can be used."""
     if not needs.gpus:
         return []
-    usable = [gpu for gpu in node.gpus if gpu.status == "ok" and known(gpu.visible) is not False]
+    usable = list(usable_gpus(node, []))
     if needs.indices is not None:
         by_index = {gpu.index: gpu for gpu in usable}
         usable = [by_index[index] for index in needs.indices if index in by_index]
     wanted = len(needs.gpus)
     enough = len(usable) >= wanted
+    unread = sum(gpu.status == "error" for gpu in node.gpus) or node.gpu_status.code in ("no_permission", "error")
     named = f" (numbers {', '.join(map(str, needs.indices))})" if needs.indices is not None else ""
+    status: Status = "pass" if enough else "not_run" if unread else "fail"
     found.add(
-        "plan_gpu_count", "pass" if enough else "fail", "node", expected=f"{wanted} GPUs{named}",
+        "plan_gpu_count", status, "node", expected=f"{wanted} GPUs{named}",
         actual=f"{len(usable)} that answer and are visible", evidence="NVML, CUDA_VISIBLE_DEVICES",
         action=f"bring the missing GPUs back, or {REPLAN}",
     )  # fmt: skip
@@ -61,7 +64,7 @@ def _gpu_kind(found: Findings, device: DeviceMemory, gpu: Gpu, thresholds: Thres
     name, total = known(gpu.name), known(gpu.memory.total_bytes) if gpu.memory else None
     if name is None or total is None:
         missing = gpu.name if name is None else gpu.memory.total_bytes if gpu.memory else None
-        found.unread(code, gpu.index, missing, expected=expected)
+        found.unread(code, gpu.index, missing, expected=expected, excused=False)
         return
     planned = match_reported(device.name, device.capacity_bytes >> 20)
     facts = facts_of(gpu)
@@ -77,14 +80,19 @@ def _gpu_kind(found: Findings, device: DeviceMemory, gpu: Gpu, thresholds: Thres
     )  # fmt: skip
 
 
-def _gpu_memory(found: Findings, device: DeviceMemory, gpu: Gpu, needs: Needs) -> None:
+def _gpu_memory(found: Findings, node: Node, device: DeviceMemory, gpu: Gpu, needs: Needs) -> None:
     code, low, high = "plan_gpu_memory", low_bytes(device), high_bytes(device)
     expected = f"{gib(high)} free"
     memory = gpu.memory
     total = memory.total_bytes if memory else None
     others = memory.used_by_others_bytes if memory else None
+    available = node.memory.available_bytes
+    if others is None and gpu.kind == "unified" and total is not None and total.value is not None and available:
+        used = max(0, total.value - available.value) if available.value is not None else None
+        others = IntFact.reported(used, available.source) if used is not None else available
     if total is None or total.value is None or others is None or others.value is None:
-        found.unread(code, gpu.index, total if total is None or total.value is None else others, expected=expected)
+        missing = total if total is None or total.value is None else others
+        found.unread(code, gpu.index, missing, expected=expected, excused=False)
         return
     facts = facts_of(gpu)
     if facts is not None:
@@ -129,7 +137,7 @@ def _capability(found: Findings, device: DeviceMemory, gpu: Gpu) -> None:
             return "warn", "compare the two by hand"
         return OK if enough else ("fail", REPLAN)
 
-    found.judge(code, gpu.index, gpu.compute_capability, verdict, expected=expected)
+    found.judge(code, gpu.index, gpu.compute_capability, verdict, expected=expected, excused=False)
 
 
 def _links(found: Findings, needs: Needs, gpus: list[Gpu]) -> None:
@@ -175,4 +183,4 @@ def _driver(found: Findings, node: Node, needs: Needs, thresholds: Thresholds) -
             return "warn", "compare the two by hand"
         return OK if enough else ("fail", f"install driver {need.minimum} or later, or a build of the engine for it")
 
-    found.judge(code, "node", driver, verdict, expected=expected, evidence=need.source)
+    found.judge(code, "node", driver, verdict, expected=expected, evidence=need.source, excused=False)

@@ -39,7 +39,13 @@ def _host_memory(found: Findings, node: Node, needs: Needs) -> None:
     code, expected = "plan_host_memory", f"{gib(high)} available"
     usable, available = memory.usable_bytes, memory.available_bytes
     if usable is None or usable.value is None or available is None or available.value is None:
-        found.unread(code, "host", usable if usable is None or usable.value is None else available, expected=expected)
+        found.unread(
+            code,
+            "host",
+            usable if usable is None or usable.value is None else available,
+            expected=expected,
+            excused=False,
+        )
         return
     free = min(usable.value, available.value)
     source = usable.source if usable.value < available.value else available.source
@@ -69,7 +75,7 @@ def _numa(found: Findings, node: Node, needs: Needs, need: int) -> None:
     expected = f"{parts} nodes with {gib(share)} each"
     unread = next((size for _, size in sizes if size is None or size.value is None), None)
     if unread is not None or not sizes:
-        found.unread(code, "host", unread, expected=expected)
+        found.unread(code, "host", unread, expected=expected, excused=False)
         return
     able = [index for index, size in sizes if (known(size) or 0) >= share]
     found.add(

@@ -22,6 +22,11 @@ class Needs(NamedTuple):
     joined: bool
     """Whether the GPUs were planned with NVLink between them."""
 
+    @property
+    def parts_of_gpus(self) -> bool:
+        """Whether the plan is for MIG devices, which their names say."""
+        return any(" MIG " in device.name for device in self.gpus)
+
     def argument(self, flag: str) -> str | None:
         """The value of a flag of the launch."""
         return next((value for name, value in pairwise(self.candidate.launch.argv) if name == flag), None)

@@ -130,10 +130,11 @@ class Findings:
         show: Callable[[T], str] = str,
         evidence: str = "",
         required: bool = True,
+        excused: bool = True,
     ) -> None:
         """A fact under a rule, which says the status and the action. A fact without a value is not run."""
         if fact is None or fact.value is None:
-            self.unread(code, subject, fact, expected=expected, required=required)
+            self.unread(code, subject, fact, expected=expected, required=required, excused=excused)
             return
         status, action = verdict(fact.value)
         source = f"{fact.source}; {evidence}" if evidence else fact.source
@@ -143,11 +144,18 @@ class Findings:
         )  # fmt: skip
 
     def unread(
-        self, code: str, subject: str | int, fact: Fact[Any] | None, *, expected: str, required: bool = True
+        self,
+        code: str,
+        subject: str | int,
+        fact: Fact[Any] | None,
+        *,
+        expected: str,
+        required: bool = True,
+        excused: bool = True,
     ) -> None:
-        """What could not be read; what the device does not have is not required of it."""
+        """What could not be read. excused: a device that says that it has no such thing need not have it."""
         reason = "not looked at" if fact is None else fact.reason or "no limit"
-        lacks = reason in NOT_SUPPORTED
+        lacks = excused and reason in NOT_SUPPORTED
         self.add(
             code,
             "not_run",

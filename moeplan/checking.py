@@ -1,0 +1,52 @@
+"""From a plan and a machine to a check report: ``hwdetect`` gathers the facts, ``planner`` judges them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from moeplan.pipeline import GENERATED_BY, read_inventory_file
+from planner.errors import BadRequest
+from planner.quantities import parse_count
+
+if TYPE_CHECKING:
+    from planner.findings import CheckReport
+    from planner.plan import Plan
+
+MAX_BENCH_BYTES: Final = 64 << 20
+
+
+def run_check(
+    plan: Plan | None = None,
+    *,
+    inventory: str | None = None,
+    rank: str | None = None,
+    bench: str | None = None,
+    engine_python: str | None = None,
+    model_folder: str | None = None,
+    strict: bool = False,
+) -> CheckReport:
+    """Check this machine, or one that an inventory file describes. Raises ``BadRequest`` with one line."""
+    from planner.check import check
+
+    if inventory is not None:
+        for flag, value in (("--engine-python", engine_python), ("--model-folder", model_folder)):
+            if value is not None:
+                raise BadRequest(f"--inventory cannot be combined with {flag}: nothing is looked up on this machine")
+        machine = read_inventory_file(Path(inventory))
+    else:
+        from hwdetect.detect import detect
+
+        machine = detect(engine_python=engine_python, model_directory=model_folder)
+    if rank is not None and plan is None:
+        raise BadRequest("--rank needs a PLAN")
+    number = parse_count(rank, "--rank", high=1_000_000) if rank is not None else 1
+    return check(machine, plan, rank=number, bench=_bench(bench), strict=strict, generated_by=GENERATED_BY)
+
+
+def _bench(path: str | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    from profiles.headers.strictjson import load_json_object
+
+    return dict(load_json_object(path, MAX_BENCH_BYTES, "result of bench"))
