@@ -285,7 +285,7 @@ def _plain_gpu(node: Node, gpu: Gpu) -> plain.Gpu:
         known(gpu.compute_capability) or facts.compute_capability,
         "nvlink" if nvlink else "pcie",
         facts.link.bytes_per_s_per_direction if nvlink and facts.link else pcie,
-        pcie, facts.unified, facts.capacity_evidence, gpu.index,
+        pcie, facts.unified, facts.capacity_evidence, gpu.index, others or 0,
     )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.nvml_shim.machine import Shim
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -39,8 +38,3 @@ def write_tree(tmp_path: Path) -> WriteTree:
         return tmp_path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Shim:
-    return Shim(tmp_path_factory.mktemp("nvml"))

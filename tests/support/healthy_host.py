@@ -53,3 +53,23 @@ HOST = Node(
         path="/models/hub", source="HF_HUB_CACHE", disk=DISK, writable=BoolFact.reported(True, "access /models")
     ),
 )
+BENCH = {
+    "kernels": [
+        {
+            "series": f"{kernel}/bf16/{dims}",
+            "provider": "torch",
+            "version": "2.14.0",
+            "date": "2026-11-01",
+            "device": "h200-sxm-141",
+            "points": [{"batch": 1, "median_s": moved / rate, "bytes": moved, "flops": 0.0, "stable": True}],
+        }
+        for kernel, dims, moved, rate in (
+            ("memory_read", "bytes4294967296", 4.0 * GIB, 4.3e12),
+            ("host_to_device", "bytes4294967296", 4.0 * GIB, 54e9),
+            ("gpu_to_gpu", "bytes4294967296", 4.0 * GIB, 390e9),
+            # 8 ranks: the bus carries 2 x 7 / 8 of the message.
+            ("all_reduce", "hidden8589934592.ranks8", 16.0 * GIB, 275e9),
+        )
+    ]
+}
+"""What a benchmark of a healthy 8x H200 leaves behind."""
