@@ -29,10 +29,9 @@ _KINDS = {
 }
 _KIND_NAMES = dict(_KINDS)
 # "CPU1_DIMM_A1", "P0 CHANNEL A", "DIMM_P0_A0", "ChannelA-DIMM0": a socket, if any, and one letter for the channel.
+_SOCKET = re.compile(r"(?:\b|_)(?:CPU|PROC|SOCKET|NODE|P)[ _]?([0-9])(?![0-9])", re.IGNORECASE)
 _CHANNEL = re.compile(
-    r"(?:(?:CPU|P|PROC|NODE|SOCKET)[ _]?(?P<socket>[0-9]))?.*?"
-    r"(?:CHANNEL[ _]?(?P<named>[A-P])\b|(?:DIMM|_|\b)[ _]?(?P<letter>[A-P])[0-9]?(?:\b|_|$))",
-    re.IGNORECASE,
+    r"CHANNEL[ _]?(?P<named>[A-P])(?![A-Z])|(?:^|[ _]|DIMM[ _]?)(?P<letter>[A-P])[0-9]{0,2}(?:$|[ _-])", re.IGNORECASE
 )
 
 
@@ -149,14 +148,14 @@ def _channels(present: list[MemoryModule]) -> IntFact:
     source = f"{TABLE} type 17 Device Locator, Bank Locator"
     found = set()
     for module in present:
-        names = (module.bank or "", module.locator or "")
-        matches = [match for match in (_CHANNEL.search(name) for name in names) if match]
-        if not matches:
+        names = [name for name in (module.bank, module.locator) if name]
+        sockets = [match[1] for match in map(_SOCKET.search, names) if match]
+        letters = [match for name in names if (match := _CHANNEL.search(_SOCKET.sub(" ", name)))]
+        if not letters:
             shown = module.locator or "a socket without a name"
             return IntFact.missing(source, printable(f"no channel in the name {shown!r}"))
-        socket = next((match["socket"] for match in matches if match["socket"]), "0")
-        letter = matches[0]["named"] or matches[0]["letter"]
-        found.add((socket, letter.upper()))
+        letter = letters[0]["named"] or letters[0]["letter"]
+        found.add((sockets[0] if sockets else "0", letter.upper()))
     if not found:
         return IntFact.missing(source, "no module is listed")
     return IntFact(value=len(found), source=source, provenance="assumed")

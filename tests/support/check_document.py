@@ -1,7 +1,7 @@
 """What `moeplan check` finds in every scenario, and docs/check.md, whose tables are made of it.
 
-``python -m tests.support.check_document --write`` renews the tables of docs/check.md, and with ``--expect`` the findings
-that the scenario files expect: read them before you commit them.
+``python -m tests.support.check_document --write`` renews the tables of docs/check.md, and with ``--expect`` what the
+scenario files expect: read that before you commit it.
 """
 
 from __future__ import annotations
@@ -83,13 +83,15 @@ def expect(shim: Shim, plan: Plan) -> None:
         text = re.sub(r"^(?:plan_)?findings = \[.*?\]\n", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
         head, separator, rest = text.partition("\n\n")
         lists = [
-            f"{key} = [{''.join(f'{chr(10)}    {chr(34)}{each}{chr(34)},' for each in found)}{chr(10) if found else ''}]"
-            for key, found in (
-                ("findings", asks(report_of(shim, name))),
-                ("plan_findings", asks(report_of(shim, name, plan))),
-            )
+            _toml("findings", asks(report_of(shim, name))),
+            _toml("plan_findings", asks(report_of(shim, name, plan))),
         ]
         path.write_text("\n".join([head.rstrip("\n"), *lists]) + (separator + rest if separator else "\n"))
+
+
+def _toml(key: str, found: tuple[str, ...]) -> str:
+    rows = "".join(f'\n    "{each}",' for each in found)
+    return f"{key} = [{rows}\n]" if found else f"{key} = []"
 
 
 def main() -> None:
