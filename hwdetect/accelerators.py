@@ -130,7 +130,7 @@ class Gpu(Model):
     key: the hardware fact it was matched with, filled by whoever matches. kind: `unified` shares the host's
     memory. bandwidth_bytes_per_s: of its memory. memory_numa_node: where the GPU's own memory is a NUMA node,
     and so is counted in the host's total too. visible: whether CUDA_VISIBLE_DEVICES lets CUDA see it.
-    temperature_margin_c: degrees left before the GPU slows itself down. compute_processes: of others, now.
+    performance_state: 0 is the fastest; at work it is 0 to 2. temperature_margin_c: degrees left before the GPU slows itself down. compute_processes: of others, now.
     partition: how an AMD accelerator is cut, compute and memory mode.
     """
 
@@ -163,6 +163,7 @@ class Gpu(Model):
     persistence: Maybe[BoolFact] = None
     compute_mode: Maybe[TextFact] = None
     throttle_reasons: Maybe[TextsFact] = None
+    performance_state: Maybe[IntFact] = None
     remapped_rows: Maybe[RemappedRows] = None
     retired_pages_pending: Maybe[BoolFact] = None
     retired_pages: Maybe[IntFact] = None

@@ -35,7 +35,7 @@ def memory_used(root: Path) -> IntFact:
             path = directory / name
             if path.is_file():
                 try:
-                    return IntFact.reported(int(path.read_text()), _shown(root, path))
+                    return IntFact.reported(_count(path.read_text(errors="replace").strip()), _shown(root, path))
                 except (OSError, ValueError) as error:
                     return IntFact.missing(_shown(root, path), printable(str(error)))
     return IntFact.missing("cgroup", "no cgroup memory controller counts this process")
@@ -67,12 +67,12 @@ def memory_available(root: Path) -> IntFact:
 
 
 def _plain(_path: Path, text: str) -> int:
-    return int(text)
+    return _count(text)
 
 
 def _number_in(path: Path, parse: Callable[[Path, str], int | None]) -> int | None:
     try:
-        return parse(path, path.read_text().strip())
+        return parse(path, path.read_text(errors="replace").strip())
     except (OSError, ValueError):
         return None
 
@@ -111,7 +111,7 @@ def cpuset(root: Path) -> TextFact:
     for directory in _groups(root, "cpuset"):
         for name in ("cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus"):
             try:
-                cpus = (directory / name).read_text().strip()
+                cpus = (directory / name).read_text(errors="replace").strip()
             except OSError:
                 continue
             if cpus:
@@ -135,7 +135,7 @@ def _tightest(
             if not path.is_file():
                 continue
             try:
-                raw = path.read_text().strip()
+                raw = path.read_text(errors="replace").strip()
                 value = parse(path, raw)
             except (OSError, ValueError, ArithmeticError) as error:
                 unread = unread or (path, printable(str(error)))
@@ -156,12 +156,19 @@ def _limit_fact(root: Path, controller: str, limit: Limit | None, unread: tuple[
     return IntFact.no_limit(f"cgroup {controller} controller")
 
 
+def _count(text: str) -> int:
+    """Digits as a number that fits 64 bits. Raises ValueError, also where the kernel would write nothing like it."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ValueError(f"not a count: {text[:40]!r}")
+    return min(int(text), 2**63 - 1)
+
+
 def _v2_bytes(_path: Path, text: str) -> int | None:
-    return None if text == "max" else int(text)
+    return None if text == "max" else _count(text)
 
 
 def _v1_bytes(_path: Path, text: str) -> int | None:
-    return None if int(text) >= _V1_NO_LIMIT_FLOOR else int(text)
+    return None if _count(text) >= _V1_NO_LIMIT_FLOOR else _count(text)
 
 
 _MEMORY_LIMITS = {"memory.max": _v2_bytes, "memory.high": _v2_bytes, "memory.limit_in_bytes": _v1_bytes}
@@ -170,13 +177,13 @@ _MEMORY_USED = ("memory.current", "memory.usage_in_bytes")
 
 def _v2_cores(_path: Path, text: str) -> float | None:
     quota, period = text.split()
-    return None if quota == "max" else int(quota) / int(period)
+    return None if quota == "max" else _count(quota) / _count(period)
 
 
 def _v1_cores(path: Path, text: str) -> float | None:
-    if int(text) < 0:
+    if text == "-1":
         return None
-    return int(text) / int((path.parent / "cpu.cfs_period_us").read_text())
+    return _count(text) / _count((path.parent / "cpu.cfs_period_us").read_text(errors="replace").strip())
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

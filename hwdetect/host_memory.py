@@ -17,13 +17,15 @@ from hwdetect import cgroups
 from hwdetect.facts import IntFact, TextFact, known, printable
 from hwdetect.inventory import HostMemory, NumaNode
 
+MAX_CPUS = 1 << 16
+
 
 def meminfo(root: Path = Path("/")) -> dict[str, int]:
     """/proc/meminfo: bytes where the kernel prints kB (which are KiB), plain counts elsewhere.
 
     Raises OSError where there is none.
     """
-    return _parse_meminfo((root / "proc/meminfo").read_text())
+    return _parse_meminfo((root / "proc/meminfo").read_text(errors="replace"))
 
 
 def host_memory(root: Path = Path("/"), gpu_memory_bytes: int = 0, gpu_free_bytes: int = 0) -> HostMemory:
@@ -66,7 +68,8 @@ def numa_nodes(root: Path = Path("/"), gpu_of_node: Mapping[int, int] | None = N
 
     gpu_of_node: node -> index of the GPU whose memory it is.
     """
-    directories = (root / "sys/devices/system/node").glob("node[0-9]*")
+    names = re.compile("node[0-9]{1,6}")
+    directories = (path for path in (root / "sys/devices/system/node").glob("node[0-9]*") if names.fullmatch(path.name))
     nodes = (_numa_node(root, path, gpu_of_node or {}) for path in directories)
     return tuple(sorted(nodes, key=lambda node: node.index))
 
@@ -79,13 +82,18 @@ def cpu_numbers(text: str) -> frozenset[int]:
     """
     numbers: set[int] = set()
     for part in filter(None, text.strip().split(",")):
-        first, _, last = part.partition("-")
-        numbers.update(range(int(first), int(last or first) + 1))
+        bounds = part.strip().split("-")
+        if len(bounds) > 2 or not all(each.isascii() and each.isdigit() and len(each) < 7 for each in bounds):
+            raise ValueError(f"not a list of CPUs: {part[:40]!r}")
+        first, last = int(bounds[0]), int(bounds[-1])
+        if not first <= last < MAX_CPUS:
+            raise ValueError(f"not a range of CPUs: {part[:40]!r}")
+        numbers.update(range(first, last + 1))
     return frozenset(numbers)
 
 
 def _parse_meminfo(text: str) -> dict[str, int]:
-    rows = re.findall(r"^(?:Node \d+ )?([^:\n]+):\s+(\d+)( kB)?$", text, re.MULTILINE)
+    rows = re.findall(r"^(?:Node [0-9]+ )?([^:\n]+):\s+([0-9]{1,15})( kB)?$", text, re.MULTILINE)
     return {name: int(number) * (1024 if unit else 1) for name, number, unit in rows}
 
 
@@ -191,7 +199,7 @@ def _numa_node(root: Path, path: Path, gpu_of_node: Mapping[int, int]) -> NumaNo
     index = int(path.name.removeprefix("node"))
     shown = "/" + str(path.relative_to(root))
     try:
-        cpus = (path / "cpulist").read_text().strip()
+        cpus = (path / "cpulist").read_text(errors="replace").strip()
         cpu_list = TextFact.reported(printable(cpus), f"{shown}/cpulist")
         cpu_count = IntFact.reported(len(cpu_numbers(cpus)), f"{shown}/cpulist")
     except (OSError, ValueError) as error:
@@ -211,7 +219,7 @@ def _numa_node(root: Path, path: Path, gpu_of_node: Mapping[int, int]) -> NumaNo
 def _node_memory(path: Path, shown: str, name: str) -> IntFact:
     source = f"{shown}/meminfo {name}"
     try:
-        return IntFact.reported(_parse_meminfo((path / "meminfo").read_text())[name], source)
+        return IntFact.reported(_parse_meminfo((path / "meminfo").read_text(errors="replace"))[name], source)
     except KeyError:
         return IntFact.missing(source, "the kernel does not list it")
     except (OSError, ValueError) as error:
@@ -220,6 +228,10 @@ def _node_memory(path: Path, shown: str, name: str) -> IntFact:
 
 def _distances(path: Path) -> tuple[int, ...]:
     try:
-        return tuple(int(number) for number in (path / "distance").read_text().split())
-    except (OSError, ValueError):
+        numbers = (path / "distance").read_text(errors="replace").split()
+    except OSError:
         return ()
+    # The kernel has a byte for each.
+    return (
+        tuple(map(int, numbers)) if all(each.isascii() and each.isdigit() and len(each) < 4 for each in numbers) else ()
+    )

@@ -102,7 +102,7 @@ def _age_s(since_boot_s: float | None, uptime_s: float | None) -> int | None:
 
 def _uptime_s(root: Path) -> float | None:
     try:
-        seconds = float((root / "proc/uptime").read_text().split()[0])
+        seconds = float((root / "proc/uptime").read_text(errors="replace").split()[0])
     except (OSError, ValueError, IndexError):
         return None
     return seconds if 0 <= seconds < 1e12 else None

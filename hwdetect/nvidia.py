@@ -112,8 +112,8 @@ def _present(root: Path) -> str:
     count = 0
     for device in (root / "sys/bus/pci/devices").glob("*"):
         with contextlib.suppress(OSError):
-            is_nvidia = (device / "vendor").read_text().strip() == "0x10de"
-            count += is_nvidia and (device / "class").read_text().startswith("0x03")
+            is_nvidia = (device / "vendor").read_text(errors="replace").strip() == "0x10de"
+            count += is_nvidia and (device / "class").read_text(errors="replace").startswith("0x03")
     return f"; {count} NVIDIA GPU(s) on the PCI bus" if count else ""
 
 

@@ -15,6 +15,7 @@ from hwdetect.nvidia_health import (
     compute_processes,
     ecc_errors,
     inforom_valid,
+    performance_state,
     remapped_rows,
     retired_pages,
     temperature,
@@ -64,6 +65,7 @@ def read_gpu(handle: Handle, index: int, root: Path = Path("/")) -> Gpu:
         persistence=handle.fact(BoolFact, "nvmlDeviceGetPersistenceMode", lambda mode: mode == 1),
         compute_mode=handle.fact(TextFact, "nvmlDeviceGetComputeMode", choice(_COMPUTE_MODES)),
         throttle_reasons=throttle_reasons(handle),
+        performance_state=handle.fact(IntFact, "nvmlDeviceGetPerformanceState", performance_state),
         remapped_rows=remapped_rows(handle),
         retired_pages_pending=handle.fact(
             BoolFact, "nvmlDeviceGetRetiredPagesPendingStatus", lambda pending: pending == 1

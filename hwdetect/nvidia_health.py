@@ -25,6 +25,7 @@ _VOLATILE, _AGGREGATE = 0, 1
 _RETIREMENT_CAUSES = (0, 1)
 # NVML_TEMPERATURE_GPU and NVML_TEMPERATURE_THRESHOLD_SLOWDOWN.
 _GPU_SENSOR, _SLOWDOWN = 0, 1
+_SLOWEST_STATE = 15
 
 
 def remapped_rows(handle: Handle) -> RemappedRows:
@@ -68,6 +69,13 @@ def _throttle_names(bits: int) -> tuple[str, ...]:
     unnamed = bits & ~sum(THROTTLE_BITS)
     names = tuple(name for bit, name in THROTTLE_BITS.items() if bits & bit)
     return (*names, f"unnamed_{unnamed:#x}") if unnamed else names
+
+
+def performance_state(number: int) -> int:
+    """P0 to P15. Raises NotGiven for the number that NVML gives where it does not know (32)."""
+    if number > _SLOWEST_STATE:
+        raise NotGiven("reported as unknown")
+    return number
 
 
 def retired_pages(handle: Handle) -> IntFact:

@@ -56,12 +56,14 @@ def _sysfs_number(root: Path, bus_id: str | None, name: str) -> IntFact:
         return IntFact.missing(f"sysfs {name}", "the bus id is not known")
     source = f"/sys/bus/pci/devices/{bus_id}/{name}"
     try:
-        number = int((root / source.lstrip("/")).read_text())
-    except (OSError, ValueError) as error:
-        return IntFact.missing(source, printable(getattr(error, "strerror", None) or str(error)))
-    if number < 0 or (number == 0 and name.endswith("width")):
-        return IntFact.missing(source, "not known to the kernel", str(number))
-    return IntFact.reported(number, source)
+        text = (root / source.lstrip("/")).read_text(errors="replace").strip()
+    except OSError as error:
+        return IntFact.missing(source, printable(error.strerror or str(error)))
+    # -1 is the kernel's word for "unknown", and a device without a link has width 0.
+    known_here = text.isascii() and text.isdigit() and len(text) < 10 and not (name.endswith("width") and not int(text))
+    if not known_here:
+        return IntFact.missing(source, "not known to the kernel", printable(text)[:40])
+    return IntFact.reported(int(text), source)
 
 
 def _sysfs_generation(root: Path, bus_id: str | None, name: str) -> IntFact:

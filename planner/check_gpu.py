@@ -352,8 +352,13 @@ def _alike(found: Findings, node: Node) -> None:
         return
     kinds: dict[str, int] = {}
     for gpu in usable:
-        total = known(gpu.memory.total_bytes) if gpu.memory else None
-        kind = f"{known(gpu.name) or 'unknown'} {round(total / 2**30) if total else '?'} GiB"
+        size = gpu.memory.total_bytes if gpu.memory else None
+        name, total = known(gpu.name), known(size)
+        if name is None or total is None:
+            missing = gpu.name if name is None else size
+            found.unread("gpus_alike", "node", missing, expected="GPUs of one kind", required=False)
+            return
+        kind = f"{name} {round(total / 2**30)} GiB"
         kinds[kind] = kinds.get(kind, 0) + 1
     found.add(
         "gpus_alike", "pass" if len(kinds) == 1 else "warn", "node", expected="GPUs of one kind",

@@ -117,9 +117,14 @@ def _memoryless(found: Findings, node: Node) -> None:
     sizes: list[tuple[int, Fact[int] | None, int]] = [
         (numa.index, numa.memory_total_bytes, known(numa.cpu_count) or 0) for numa in node.numa
     ]
+    unread = next((size for _, size, cpus in sizes if cpus and (size is None or size.value is None)), None)
+    expected = "memory at every node that has processors"
+    if unread is not None or all(numa.cpu_count is None or numa.cpu_count.value is None for numa in node.numa):
+        found.unread("host_numa", "host", unread, expected=expected, required=False)
+        return
     bare = [index for index, size, cpus in sizes if cpus and size is not None and size.value == 0]
     found.add(
-        "host_numa", "warn" if bare else "pass", "host", expected="memory at every node that has processors",
+        "host_numa", "warn" if bare else "pass", "host", expected=expected,
         actual=f"none at node {', '.join(map(str, bare))}" if bare else "at every one",
         evidence="/sys/devices/system/node",
         action="check the modules of that socket: half the memory channels are idle", required=False,

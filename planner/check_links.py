@@ -15,6 +15,8 @@ from profiles.health import Thresholds
 
 _FATAL: Final = re.compile(r"(?<!non-)\bfatal\b", re.IGNORECASE)
 _RESEAT: Final = "drain the node, reset the GPU, then check seating, riser and slot"
+SLOWEST_AT_WORK: Final = 2
+"""Performance state P2 is the slowest that computing runs in (NVML: P0 is maximum performance, P15 minimum)."""
 _SWITCHED_AT_LEAST: Final = 2
 
 
@@ -71,7 +73,7 @@ def _pcie_generation(found: Findings, gpu: Gpu, pcie: Pcie) -> None:
         found.unread(code, gpu.index, missing, expected=expected, required=False)
         return
     evidence = pcie.generation.source if pcie.generation else ""
-    reasons = known(gpu.throttle_reasons)
+    idle = _is_idle(gpu)
     if card is not None and best < card:
         action = "the slot or a BIOS setting holds the card back: plan with this generation, or change it"
         found.add(
@@ -80,7 +82,7 @@ def _pcie_generation(found: Findings, gpu: Gpu, pcie: Pcie) -> None:
         )  # fmt: skip
     elif now >= best:
         found.add(code, "pass", gpu.index, expected=expected, actual=f"generation {now}", evidence=evidence)
-    elif reasons is None or "gpu_idle" in reasons:
+    elif idle is not False:
         found.add(
             code, "not_run", gpu.index, expected=expected, evidence=evidence, required=False,
             actual=f"not known: generation {now} while idle says nothing",
@@ -91,6 +93,14 @@ def _pcie_generation(found: Findings, gpu: Gpu, pcie: Pcie) -> None:
             code, "warn", gpu.index, expected=expected, actual=f"generation {now} while the GPU works",
             evidence=evidence, action=_RESEAT,
         )  # fmt: skip
+
+
+def _is_idle(gpu: Gpu) -> bool | None:
+    """None where neither the clocks nor the performance state tell."""
+    reasons, state = known(gpu.throttle_reasons), known(gpu.performance_state)
+    if state is not None and state > SLOWEST_AT_WORK:
+        return True
+    return None if reasons is None else "gpu_idle" in reasons
 
 
 def _nvlink(found: Findings, gpu: Gpu, *, alone: bool) -> None:

@@ -122,6 +122,12 @@ def _disk(found: Findings, node: Node, needs: Needs, thresholds: Thresholds) -> 
             evidence=held.bytes.source,
         )  # fmt: skip
         return
+    if held is not None and size is not None and size >= release.bytes:
+        found.add(
+            code, "warn", f"disk {folder.path}", expected=expected, actual=f"{gib(size)}, a part of it unfinished",
+            evidence=held.bytes.source, action="finish the download, or remove what is left of it",
+        )  # fmt: skip
+        return
     missing = max(0, release.bytes - (size or 0))
     free = folder.disk.free_bytes
     there = f" ({gib(size)} are there)" if size else ""
@@ -152,6 +158,9 @@ def _disk_kind(found: Findings, disk: Disk, path: str, writable: bool | None) ->
     if known(disk.read_only) or writable is False:
         verdict: tuple[Status, str] = ("fail", "keep models where they can be written (HF_HOME, --model-folder)")
         what += ", not writable"
+    elif disk.read_only is None or disk.read_only.value is None or writable is None:
+        verdict = ("not_run", "look at the mount, and whether this user may write there")
+        what = f"not known: whether {what} can be written"
     elif disk.kind == "memory":
         verdict = ("fail", "this is memory, not a disk: keep models elsewhere")
     elif disk.kind == "network":

@@ -134,7 +134,7 @@ def test_what_the_cache_of_models_holds(tmp_path: Path) -> None:
     (tmp_path / "datasets--org--other").mkdir()
     folder = model_folder(environment={"HF_HUB_CACHE": str(tmp_path)})
     assert (folder.source, folder.path) == ("HF_HUB_CACHE", str(tmp_path))
-    held = {one.repository: (known(one.bytes), known(one.complete)) for one in folder.checkpoints}
+    held = {one.repository: (one.bytes.value, one.complete and one.complete.value) for one in folder.checkpoints}
     assert held == {"org/Whole": (15, True), "org/Half": (3, False)}
     assert folder.disk is not None
     assert folder.disk.free_bytes is not None

@@ -57,6 +57,28 @@ def test_a_healthy_gpu_field_by_field(healthy: Node) -> None:
     assert (known(gpu.persistence), known(gpu.compute_mode)) == (True, "default")
     assert known(gpu.throttle_reasons) == ("gpu_idle",)
     assert (known(gpu.remapped_rows.pending), known(gpu.remapped_rows.failure)) == (False, False)
+    assert gpu.ecc_errors
+    assert known(gpu.ecc_errors.volatile_uncorrected) == known(gpu.ecc_errors.aggregate_uncorrected) == 0
+    assert (known(gpu.ecc_errors.volatile_corrected), known(gpu.ecc_errors.aggregate_corrected)) == (0, 3)
+    assert (known(gpu.ecc_pending), known(gpu.mig_pending)) == (True, False)
+    assert (known(gpu.temperature_c), known(gpu.temperature_margin_c)) == (34.0, 53.0)
+    assert (known(gpu.inforom_valid), known(gpu.vbios_version)) == (True, "96.00.A5.00.01")
+    assert (known(gpu.compute_processes), known(gpu.performance_state)) == (0, 0)
+    assert known(gpu.pcie.card_generation) == 5
+
+
+def test_health_that_is_not_well(shim: Shim) -> None:
+    errors = shim.scan("ecc_errors").gpus[3].ecc_errors
+    assert errors and known(errors.volatile_uncorrected) == 2
+    assert known(shim.scan("inforom_corrupt").gpus[7].inforom_valid) is False
+    assert known(shim.scan("used_by_others").gpus[5].compute_processes) == 1
+    assert known(shim.scan("too_hot").gpus[3].temperature_margin_c) == 0.0
+    old = shim.scan("old_driver").gpus[0]
+    assert known(old.temperature_margin_c) == 89 - 34
+    assert old.temperature_margin_c is not None and "Threshold" in old.temperature_margin_c.source
+    pages = shim.scan("retired_pages").gpus[0]
+    assert (known(pages.retired_pages), known(pages.retired_pages_pending)) == (2, True)
+    assert known(shim.scan("ecc_off").gpus[1].ecc_pending) is False
 
 
 def test_a_field_the_card_lacks_is_missing_with_its_reason(healthy: Node) -> None:
@@ -156,7 +178,7 @@ def test_mig_devices_and_an_empty_slot(shim: Shim) -> None:
     assert known(second.name) == "NVIDIA H200 MIG 3g.71gb"
     assert known(second.memory.total_bytes) == 74625056768
     assert (known(second.gpu_instance_id), known(second.compute_instance_id)) == (2, 0)
-    assert known(second.multiprocessors) == 60
+    assert (known(second.multiprocessors), known(second.compute_slices)) == (60, 3)
 
 
 MEMINFO = {"proc/meminfo": "MemTotal:       127600748 kB\nMemAvailable:   120000000 kB\n"}

@@ -208,6 +208,7 @@ PAIR(nvmlDeviceGetCudaComputeCapability, int, "compute_capability.major", "compu
 PAIR(nvmlDeviceGetEccMode, nvmlEnableState_t, "ecc", "ecc.pending")
 NUMBER(nvmlDeviceGetVirtualizationMode, nvmlGpuVirtualizationMode_t, "virtualization_mode")
 NUMBER(nvmlDeviceGetPersistenceMode, nvmlEnableState_t, "persistence")
+NUMBER(nvmlDeviceGetPerformanceState, nvmlPstates_t, "performance_state")
 NUMBER(nvmlDeviceGetComputeMode, nvmlComputeMode_t, "compute_mode")
 NUMBER(nvmlDeviceGetPowerManagementLimit, unsigned int, "power_limit_mw")
 NUMBER(nvmlDeviceGetPowerManagementDefaultLimit, unsigned int, "default_power_limit_mw")
