@@ -130,8 +130,9 @@ class Gpu(Model):
     key: the hardware fact it was matched with, filled by whoever matches. kind: `unified` shares the host's
     memory. bandwidth_bytes_per_s: of its memory. memory_numa_node: where the GPU's own memory is a NUMA node,
     and so is counted in the host's total too. visible: whether CUDA_VISIBLE_DEVICES lets CUDA see it.
-    performance_state: 0 is the fastest; at work it is 0 to 2. temperature_margin_c: degrees left before the GPU slows itself down. compute_processes: of others, now.
-    partition: how an AMD accelerator is cut, compute and memory mode.
+    performance_state: 0 is the fastest; at work it is 0 to 2. temperature_margin_c: degrees left before the GPU
+    slows itself down. compute_processes: of others, now. partition: how an AMD accelerator is cut, compute and
+    memory mode.
     """
 
     index: Natural

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from hwdetect.facts import BoolFact, Fact, IntFact, TextFact, known, printable
+from hwdetect.host_system import nvidia_on_bus
 from hwdetect.inventory import Gpu, GpuStatus, GpuStatusCode, MigDevice
 from hwdetect.nvidia_device import read_gpu
 from hwdetect.nvml_handle import Handle
@@ -109,11 +110,7 @@ def _refused(nvml: ModuleType, code: int, text: str) -> _Unavailable:
 
 def _present(root: Path) -> str:
     """Whether the bus shows NVIDIA GPUs all the same: a missing driver is not a missing card."""
-    count = 0
-    for device in (root / "sys/bus/pci/devices").glob("*"):
-        with contextlib.suppress(OSError):
-            is_nvidia = (device / "vendor").read_text(errors="replace").strip() == "0x10de"
-            count += is_nvidia and (device / "class").read_text(errors="replace").startswith("0x03")
+    count = known(nvidia_on_bus(root))
     return f"; {count} NVIDIA GPU(s) on the PCI bus" if count else ""
 
 

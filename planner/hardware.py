@@ -233,6 +233,8 @@ def _plain_node(node: Node, source: Literal["flags", "detected", "file"], notes:
     if available is not None and ram is not None:
         ram = min(ram, available)
     bandwidth = memory.bandwidth_bytes_per_s
+    if known(bandwidth) is None and node.memory_modules is not None:
+        bandwidth = node.memory_modules.nominal_bytes_per_s
     cores = known(cpu.usable_cores) or known(cpu.physical_cores)
     host = plain.Host(
         ram,
@@ -244,7 +246,9 @@ def _plain_node(node: Node, source: Literal["flags", "detected", "file"], notes:
         frozenset(known(cpu.flags) or ()),
         known(cpu.model) or "host memory",
     )
-    disks = [disk for disk in node.disks if known(disk.free_bytes)]
+    disks = [
+        disk for disk in node.disks if known(disk.free_bytes) and not known(disk.read_only) and disk.kind != "memory"
+    ]
     best = max(disks, key=lambda disk: known(disk.free_bytes) or 0, default=None)
     disk = plain.Disk(
         known(best.free_bytes) if best else None,
