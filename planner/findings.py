@@ -202,9 +202,9 @@ def spans(numbers: Sequence[int]) -> str:
 
 
 def gib(size: float) -> str:
-    """Bytes for people.
+    """Bytes for people, in MiB below one GiB.
 
-    >>> gib(150754820096)
-    '140.40 GiB'
+    >>> gib(150754820096), gib(8388608)
+    ('140.40 GiB', '8 MiB')
     """
-    return f"{size / 2**30:,.2f} GiB"
+    return f"{size / 2**30:,.2f} GiB" if size >= 1 << 30 or not size else f"{size / 2**20:,.0f} MiB"

@@ -84,7 +84,7 @@ GRACE_HOPPER = {
     "sys/devices/system/node/node0/cpulist": "0-71\n",
     "sys/devices/system/node/node0/meminfo": f"Node 0 MemTotal: {480 * GIB} kB\n",
     "sys/devices/system/node/node1/cpulist": "\n",
-    "sys/devices/system/node/node1/meminfo": f"Node 1 MemTotal: {96 * GIB} kB\n",
+    "sys/devices/system/node/node1/meminfo": f"Node 1 MemTotal: {96 * GIB} kB\nNode 1 MemFree: {90 * GIB} kB\n",
 }
 
 
@@ -102,6 +102,7 @@ def test_gpu_memory_in_the_kernel_s_total_is_not_counted_twice(shim: Shim, write
     (node,) = from_json(result.stdout).nodes
     assert known(node.memory.total_bytes) == 576 * 2**30
     assert known(node.memory.usable_bytes) == 480 * 2**30
+    assert known(node.memory.available_bytes) == 410 * 2**30
     assert [numa.gpu_index for numa in node.numa] == [None, 0]
 
 

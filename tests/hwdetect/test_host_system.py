@@ -146,7 +146,7 @@ def test_what_the_cache_of_models_holds(tmp_path: Path) -> None:
 def test_a_cache_that_is_not_there_yet_lies_on_its_parent_s_disk(tmp_path: Path) -> None:
     folder = model_folder(environment={"HF_HOME": str(tmp_path / "a/b")})
     assert folder.path == str(tmp_path / "a/b/hub")
-    assert folder.disk is not None and known(folder.disk.free_bytes)
+    assert folder.disk is not None and known(folder.disk.free_bytes) is not None
     assert folder.checkpoints == ()
 
 
