@@ -127,7 +127,8 @@ def _scan(nvml: ModuleType, root: Path, environment: Mapping[str, str]) -> Scan:
             handle = Handle(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
         except nvml.NVMLError as error:
             refusals.add(error.value)
-            status: Literal["lost", "error"] = "lost" if error.value == nvml.NVML_ERROR_GPU_IS_LOST else "error"
+            gone = (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED)
+            status: Literal["lost", "error"] = "lost" if error.value in gone else "error"
             gpus.append(_unread_gpu(index, status, f"nvmlDeviceGetHandleByIndex_v2: {error}"))
             continue
         try:

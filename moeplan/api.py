@@ -60,11 +60,14 @@ def memory(model: str, *, claims: bool = False, **options: Value) -> MemoryRepor
     return run_memory(options_of(model, options), claims=claims)
 
 
-def detect() -> Inventory:
-    """The hardware of this machine, every value with its provenance."""
+def detect(*, engine_python: str | None = None, model_folder: str | None = None) -> Inventory:
+    """The hardware of this machine, every value with its provenance.
+
+    engine_python: interpreter of an engine's environment. model_folder: where models are kept, if not in the cache.
+    """
     from hwdetect.detect import detect as detect_machine
 
-    return detect_machine()
+    return detect_machine(engine_python=engine_python, model_directory=model_folder)
 
 
 def check(plan: Plan | None = None, *, strict: bool = False, **options: str | None) -> CheckReport:

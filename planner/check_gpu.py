@@ -88,8 +88,10 @@ def _reachable(found: Findings, gpu: Gpu) -> bool:
         return True
     detail = gpu.status_detail or gpu.status
     if gpu.status == "lost":
-        action = "drain the node and restart it; if the GPU is lost again, check power and seating, then replace it"
-        found.add("gpu_reachable", "fail", gpu.index, expected=expected, actual="lost", evidence=detail, action=action)
+        action = (
+            "drain the node, reset the GPU or restart; if it is lost again, check power and seating, then replace it"
+        )
+        found.add("gpu_reachable", "fail", gpu.index, expected=expected, actual=detail, evidence="NVML", action=action)
     else:
         action = "run nvidia-smi for this GPU as the user that will serve"
         found.add(

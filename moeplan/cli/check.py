@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from moeplan.cli.arguments import Flag, add_flags
+from moeplan.cli.detect import PLACES
 from moeplan.cli.output import print_json, print_remarks, write_whole
 from moeplan.cli.parser import Parser
 
@@ -15,8 +16,7 @@ FLAGS: Final = (
     Flag("--rank", "1", "the candidate of the plan"),
     Flag("--inventory", "FILE", "the machine as `moeplan detect --json` wrote it, instead of this one"),
     Flag("--bench", "FILE", "what `moeplan bench` measured here, to judge bandwidths"),
-    Flag("--engine-python", "PATH", "interpreter of the environment that the engine is installed in"),
-    Flag("--model-folder", "DIR", "where models are kept, instead of the cache of huggingface_hub"),
+    *PLACES,
 )
 
 
