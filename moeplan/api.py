@@ -70,15 +70,21 @@ def detect(*, engine_python: str | None = None, model_folder: str | None = None)
     return detect_machine(engine_python=engine_python, model_directory=model_folder)
 
 
-def check(plan: Plan | None = None, *, strict: bool = False, **options: str | None) -> CheckReport:
+def check(
+    plan: Plan | None = None, *, strict: bool = False, progress: Progress | None = None, **options: str | None
+) -> CheckReport:
     """Go or no-go for this machine, of health and of a plan's best candidate.
 
-    Options: ``inventory``, ``rank``, ``bench``, ``engine_python``, ``model_folder``, as texts. Raises
-    ``planner.errors.BadRequest`` for a bad one.
+    Options: ``inventory``, ``rank``, ``bench``, ``engine_python``, ``model_folder``, ``cluster``, ``node_timeout``, as
+    texts. Raises ``planner.errors.BadRequest`` for a bad one.
     """
     from moeplan.checking import run_check
 
-    return run_check(plan, strict=strict, **options)
+    return run_check(plan, strict=strict, progress=progress or _silent, **options)
+
+
+def _silent(done: int, total: int) -> None:
+    del done, total
 
 
 def load_model(text: str) -> ModelSpec:

@@ -41,7 +41,7 @@ def check_view(report: CheckReport, *, everything: bool = False) -> RenderableTy
     skipped = [each for each in report.findings if each.status == "not_run" and each not in shown]
     passed = list(dict.fromkeys(each.code for each in report.findings if each.status == "pass"))
     return stacked(
-        _verdict(report),
+        verdict_line(report),
         head,
         *[_finding(each, many) for each in shown],
         heading("Not run, and not required") if skipped else None,
@@ -60,7 +60,8 @@ def _skipped(finding: Finding, many: bool) -> Text:
     return line(f"  {finding.code}, {place}: {finding.actual.removeprefix('not known: ')}", FAINT)
 
 
-def _verdict(report: CheckReport) -> Text:
+def verdict_line(report: CheckReport) -> Text:
+    """Go or no-go, and how many findings there are of each kind."""
     total = ", ".join(f"{report.counts[status]} {SUMMED[status]}" for status in SUMMED if report.counts[status])
     strict = " (strict)" if report.strict else ""
     if report.verdict == "go":

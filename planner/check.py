@@ -17,6 +17,7 @@ from planner.check_plan import check_plan
 from planner.check_plan_needs import Needs, needs_of
 from planner.errors import BadRequest
 from planner.findings import STATUSES, CheckReport, Finding, Findings, verdict_of, worst_first
+from planner.peers import peer_findings, summary_of
 from planner.plan import Candidate, Plan
 from profiles.health import Thresholds, load_thresholds
 
@@ -39,6 +40,8 @@ def check(
     candidate = _candidate(plan, rank) if plan is not None else None
     needs = needs_of(plan, candidate) if plan is not None and candidate is not None else None
     findings = [row for node in inventory.nodes for row in check_node(node, needs, limits, bench)]
+    machines = tuple([summary_of(node, bench) for node in inventory.nodes])
+    findings += peer_findings(machines, limits)
     statuses = [each.status for each in findings]
     return CheckReport(
         schema="moeplan.check/1",
@@ -50,6 +53,7 @@ def check(
         nodes=tuple(node.name for node in inventory.nodes),
         counts={status: statuses.count(status) for status in STATUSES},
         findings=worst_first(findings),
+        machines=machines,
     )
 
 

@@ -58,4 +58,8 @@ CHECKS: Final = {
     "plan_disk_inodes": "with inodes left",
     "plan_port": "nobody listens on the server's port",
     "plan_engine": "the engine is installed in the planned version",
+    "node_report": "every node of the cluster gave its report (check --cluster)",
+    "cluster_gpus": "a node has as many GPUs as its peers (several nodes)",
+    "cluster_versions": "peers have the same driver and engine versions (three peers or more)",
+    "cluster_outlier": "a node is not slower than its peers, in what was measured (three peers or more)",
 }

@@ -43,6 +43,15 @@ class Finding(Record):
     required: bool = True
 
 
+class NodeSummary(Record):
+    """What of a node can be compared with its peers: GPUs, versions by name, and measured rates."""
+
+    node: str
+    hardware: str
+    traits: dict[str, str]
+    rates_bytes_per_s: dict[str, float]
+
+
 class CheckReport(Record):
     """Every finding on every node, worst first, and the verdict.
 
@@ -63,6 +72,7 @@ class CheckReport(Record):
     nodes: tuple[str, ...]
     counts: dict[Status, int]
     findings: tuple[Finding, ...]
+    machines: tuple[NodeSummary, ...] = ()
 
     def to_json(self) -> str:
         """The report as ``moeplan.check/1`` JSON."""
