@@ -25,7 +25,7 @@ from profiles.model import ModelSpec
 from profiles.names import AmbiguousName, UnknownName
 
 GENERATED_BY = f"moeplan {__version__}"
-MAX_INVENTORY_BYTES = 512 << 20
+MAX_INVENTORY_BYTES = 1 << 30
 Source = Literal["flags", "detected", "file"]
 
 

@@ -44,8 +44,9 @@ def run(args: Namespace) -> int:
     """Print the findings, worst first. 0 go, 1 no-go, 3 undetermined."""
     from moeplan.checking import run_check
     from moeplan.cli.launch import read_plan
+    from planner.search import no_collection
 
-    with progress_bar("checking nodes") as progress:
+    with no_collection(), progress_bar("checking nodes") as progress:
         report = run_check(
             read_plan(args.plan) if args.plan is not None else None,
             inventory=args.inventory,
