@@ -120,7 +120,7 @@ def _nvlink(found: Findings, gpu: Gpu, *, alone: bool) -> None:
         shown += [f"{absent} not there"] if absent > 0 else []
         status: Status = "warn" if alone else "fail"
         found.add(
-            code, status, gpu.index, expected=expected, actual="; ".join(shown),
+            code, status, gpu.index, expected=expected, actual="; ".join(shown) or f"{known(fact)} up",
             evidence=fact.source if fact else "nvmlDeviceGetNvLinkState",
             action="drain the node, reset all GPUs of the node; if the links stay down, have the board looked at",
         )  # fmt: skip

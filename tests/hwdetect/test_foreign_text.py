@@ -36,7 +36,7 @@ PIECES = st.sampled_from(
 GARBAGE = st.binary(max_size=60) | st.lists(PIECES, max_size=4).map(lambda parts: " ".join(parts).encode())
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.dictionaries(st.sampled_from(sorted(TREE)), GARBAGE, max_size=4))
 def test_readers_of_the_host(tmp_path_factory: pytest.TempPathFactory, spoilt: dict[str, bytes]) -> None:
     root = tmp_path_factory.getbasetemp() / "host"
