@@ -20,7 +20,7 @@ from profiles.gpus import load_gpu, match_reported
 from profiles.health import Thresholds
 
 CHECKS_FREE_MEMORY: Final = {
-    "vllm": "vLLM v1/worker/utils.py: a start is refused where less than utilisation x total is free",
+    "vllm": "vLLM refuses: Free memory on device ... on startup is less than desired GPU memory utilization",
 }
 """Engines that refuse to start unless their whole share is free, and where that is written."""
 
