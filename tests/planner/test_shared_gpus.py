@@ -26,8 +26,9 @@ def shared() -> Machine:
     return machine._replace(nodes=(node._replace(gpus=gpus),))
 
 
-def estimate(machine: Machine, **given: object) -> Outcome:
-    return outcome_of(exact=True, machine=machine, engine="vllm", quant="int4", tp=8, **given)
+def estimate(machine: Machine, share: str | None = None) -> Outcome:
+    given = {} if share is None else {"gpu_memory_utilization": share}
+    return outcome_of(exact=True, machine=machine, engine="vllm", quant="int4", tp="8", **given)
 
 
 def test_the_share_is_lowered_to_what_is_free() -> None:
@@ -41,11 +42,11 @@ def test_the_share_is_lowered_to_what_is_free() -> None:
 
 
 def test_a_share_that_was_asked_for_and_is_not_free_is_refused() -> None:
-    outcome = estimate(shared(), gpu_memory_utilization="0.92")
+    outcome = estimate(shared(), "0.92")
     assert outcome.found == []
     (missed,) = outcome.missed
     assert missed.reason == "other processes hold 20.0 GiB: vLLM starts only where its whole share is free"
-    (found,) = estimate(shared(), gpu_memory_utilization="0.8").found
+    (found,) = estimate(shared(), "0.8").found
     assert found.priced.config.utilization == 0.8
 
 
