@@ -39,14 +39,15 @@ def check_view(report: CheckReport, *, everything: bool = False) -> RenderableTy
     )
     shown = [each for each in report.findings if everything or _asks(each, report.strict)]
     skipped = [each for each in report.findings if each.status == "not_run" and each not in shown]
-    passed = list(dict.fromkeys(each.code for each in report.findings if each.status == "pass"))
+    elsewhere = {each.code for each in report.findings if each.status != "pass"}
+    passed = list(dict.fromkeys(each.code for each in report.findings if each.code not in elsewhere))
     return stacked(
         verdict_line(report),
         head,
         *[_finding(each, many) for each in shown],
         heading("Not run, and not required") if skipped else None,
         *[_skipped(each, many) for each in skipped],
-        None if everything or not passed else heading(f"Passed: {plural(len(passed), 'check')}"),
+        None if everything or not passed else heading(f"Passed everywhere: {plural(len(passed), 'check')}"),
         None if everything or not passed else Padding(line(", ".join(passed), FAINT), (0, 0, 0, 2)),
     )
 

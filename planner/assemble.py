@@ -11,6 +11,7 @@ from planner.cost import rent_cost
 from planner.engines.base import Config, Priced
 from planner.hardware import summary_text
 from planner.kv import layout_name
+from planner.launch import launch_of
 from planner.ledger import Device, shortest
 from planner.remedy import remedy
 from planner.request import PricedRelease, Request
@@ -133,7 +134,7 @@ def candidate(request: Request, found: Found, rank: int) -> out.Candidate:
         performance=performance_of(speed),
         quality=quality_of_release(request, release.release),
         cost=rent_cost(used_gpus(request, config), speed),
-        launch=out.Launch(argv=launch.argv, env=launch.env, per_node_argv=launch.per_node),
+        launch=launch_of(request, release, config, launch),
         settings=settings_of(config),
         warnings=tuple(warnings),
         why=why(request, found),
@@ -324,7 +325,7 @@ def performance_of(speed: Speed) -> out.Performance:
 
 def quality_of_release(request: Request, release: Release) -> out.Quality:
     """What is known of the quality of a release."""
-    native = release.mixture == "native" and release.publisher != "hypothetical"
+    native = release.by_maker
     facts = tuple(
         [
             out.QualityFact(

@@ -221,14 +221,15 @@ def _repair(found: Findings, gpu: Gpu) -> None:
         found.add(code, "fail", gpu.index, expected=expected, actual=actual, evidence=evidence, action=action)
     elif known(failure) is None or known(pending) is None:
         # Cards with ECC remap rows from Ampere on; there, "not supported" is no answer.
-        excused = not known(gpu.ecc) or _major(gpu) < AMPERE
+        excused = not known(gpu.ecc) or major_capability(gpu) < AMPERE
         unread = failure if known(failure) is None else pending
         found.unread(code, gpu.index, unread, expected=expected, excused=excused)
     else:
         found.add(code, "pass", gpu.index, expected=expected, actual="none", evidence=failure.source if failure else "")
 
 
-def _major(gpu: Gpu) -> int:
+def major_capability(gpu: Gpu) -> int:
+    """The first number of the compute capability; 0 where it is not known."""
     text = (known(gpu.compute_capability) or "").partition(".")[0]
     return int(text) if text.isascii() and text.isdigit() else 0
 

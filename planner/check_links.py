@@ -9,11 +9,14 @@ from hwdetect.accelerators import Gpu, Pcie
 from hwdetect.facts import known
 from hwdetect.host_parts import KernelEvent
 from hwdetect.inventory import Node
+from planner.check_gpu import major_capability
 from planner.findings import NOT_SUPPORTED, Findings, Status, spans
 from profiles.gpus import GpuFacts, load_gpu, match_reported
 from profiles.health import Thresholds
 
 _FATAL: Final = re.compile(r"(?<!non-)\bfatal\b", re.IGNORECASE)
+HOPPER: Final = 9
+"""Major compute capability."""
 _RESEAT: Final = "drain the node, reset the GPU, then check seating, riser and slot"
 SLOWEST_AT_WORK: Final = 2
 """Performance state P2 is the slowest that computing runs in (NVML: P0 is maximum performance, P15 minimum)."""
@@ -111,6 +114,9 @@ def _nvlink(found: Findings, gpu: Gpu, *, alone: bool) -> None:
     wanted = link.links if link is not None and link.max_gpus is None else None
     if nvlink is None or (not nvlink.links and (wanted is None or alone)):
         return
+    if alone and all(one.active is False for one in nvlink.links):
+        # The only GPU of a virtual machine has nobody to talk to.
+        return
     expected = f"{wanted} links up" if wanted else f"all {len(nvlink.links)} links up"
     down = [one.index for one in nvlink.links if one.active is False]
     fact = nvlink.active_count
@@ -118,9 +124,11 @@ def _nvlink(found: Findings, gpu: Gpu, *, alone: bool) -> None:
         absent = (wanted or 0) - len(nvlink.links)
         shown = [f"down: {spans(down)}"] if down else []
         shown += [f"{absent} not there"] if absent > 0 else []
-        status: Status = "warn" if alone else "fail"
+        # Links from GPU to GPU are down too where a virtual machine was not given the peer.
+        direct = {one.remote_type for one in nvlink.links if one.active} == {"gpu"}
+        status: Status = "warn" if alone or direct else "fail"
         found.add(
-            code, status, gpu.index, expected=expected, actual="; ".join(shown),
+            code, status, gpu.index, expected=expected, actual="; ".join(shown) or f"{known(fact)} up",
             evidence=fact.source if fact else "nvmlDeviceGetNvLinkState",
             action="drain the node, reset all GPUs of the node; if the links stay down, have the board looked at",
         )  # fmt: skip
@@ -134,15 +142,17 @@ def _fabric(found: Findings, gpu: Gpu) -> None:
     fabric, code, expected = gpu.fabric, "gpu_fabric", "the NVSwitch fabric is ready"
     state = fabric.state if fabric else None
     switched = gpu.nvlink is not None and any(link.remote_type == "switch" for link in gpu.nvlink.links)
+    # Before Hopper the GPUs behind switches know nothing of a fabric.
+    reports = major_capability(gpu) >= HOPPER
     if fabric is None or state is None or state.value is None:
         lacks = state is not None and state.reason in NOT_SUPPORTED
         if switched or (not lacks and _is_switched_kind(gpu)):
-            found.unread(code, gpu.index, state, expected=expected)
+            found.unread(code, gpu.index, state, expected=expected, required=reports, excused=False)
         return
     if state.value == "not_supported":
         if switched:
             found.add(
-                code, "not_run", gpu.index, expected=expected, evidence=state.source,
+                code, "not_run", gpu.index, expected=expected, evidence=state.source, required=reports,
                 actual="not known: the driver does not report the fabric of this system",
                 action="look at the fabric manager (systemctl status nvidia-fabricmanager)",
             )  # fmt: skip

@@ -20,7 +20,7 @@ from profiles.gpus import load_gpu, match_reported
 from profiles.health import Thresholds
 
 CHECKS_FREE_MEMORY: Final = {
-    "vllm": "vLLM v1/worker/utils.py: a start is refused where less than utilisation x total is free",
+    "vllm": "vLLM refuses: Free memory on device ... on startup is less than desired GPU memory utilization",
 }
 """Engines that refuse to start unless their whole share is free, and where that is written."""
 
@@ -175,12 +175,21 @@ def _driver(found: Findings, node: Node, needs: Needs, thresholds: Thresholds) -
         )  # fmt: skip
         return
     expected = f"{need.minimum} or later, for CUDA {need.cuda_major}"
+    cuda = known(node.cuda_driver_version) or ""
+    if cuda.partition(".")[0].isdecimal() and int(cuda.partition(".")[0]) >= need.cuda_major:
+        # Also where a container brings a newer libcuda for an older driver (CUDA forward compatibility).
+        source = node.cuda_driver_version.source if node.cuda_driver_version else ""
+        found.add(
+            code, "pass", "node", expected=expected, actual=f"CUDA {cuda}, driver {known(driver)}",
+            evidence=f"{source}; {need.source}",
+        )  # fmt: skip
+        return
 
     def verdict(version: str) -> tuple[Status, str]:
         try:
             enough = version_tuple(version) >= version_tuple(need.minimum)
         except UnknownVersion:
             return "warn", "compare the two by hand"
-        return OK if enough else ("fail", f"install driver {need.minimum} or later, or a build of the engine for it")
+        return OK if enough else ("fail", f"install driver {need.minimum} or later, or an engine built for this one")
 
     found.judge(code, "node", driver, verdict, expected=expected, evidence=need.source, excused=False)

@@ -120,7 +120,7 @@ class Findings:
             "status": status,
             "evidence": evidence,
             "expected": expected,
-            "actual": actual,
+            "actual": actual or "an empty answer",
             "action": "" if status == "pass" else action,
             "required": required,
         }

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from profiles.mixtures import UnknownMixture, base_type
-from profiles.model import QualityLoss, Release
+from profiles.model import ChatDefaults, QualityLoss, Release
 
 CARDS_FOLDER = Path(__file__).parent / "models"
 
@@ -38,15 +38,6 @@ _T = TypeVar("_T")
 
 class BadCard(ValueError):
     """A card that breaks the form; the message names the file and what is wrong."""
-
-
-class ChatDefaults(NamedTuple):
-    """Sampling that the model's publisher advises for one mode of answering."""
-
-    mode: str
-    temperature: float
-    top_p: float | None
-    source: str
 
 
 class Difference(NamedTuple):
@@ -176,7 +167,10 @@ def user_card_path(card_id: str) -> Path | None:
 def user_card_ids() -> tuple[str, ...]:
     """Ids of the user's cards, sorted, without those that a built-in model has."""
     folder = user_models_folder()
-    if folder is None or not folder.is_dir():
+    try:
+        if folder is None or not folder.is_dir():
+            return ()
+    except PermissionError:  # another user's home, as sudo leaves it
         return ()
     return tuple(sorted({path.stem for path in folder.glob("*.toml")}.difference(card_ids())))
 
@@ -246,6 +240,7 @@ def _card(table: _Table, path: Path) -> Card:
                 row.need("temperature", float),
                 row.get("top_p", float),
                 row.need("source", str),
+                tuple(sorted(row.mapping("chat_template_kwargs", bool).items())),
             )
             for row in table.tables("chat")
         ),

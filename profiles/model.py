@@ -182,6 +182,19 @@ class QualityLoss(NamedTuple):
     note: str = ""
 
 
+class ChatDefaults(NamedTuple):
+    """Sampling that the model's publisher advises for one mode of answering.
+
+    ``template_kwargs`` is what a request hands the chat template to choose the mode; empty for the model's default.
+    """
+
+    mode: str
+    temperature: float
+    top_p: float | None
+    source: str
+    template_kwargs: tuple[tuple[str, bool], ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Release:
     """A set of weight files somebody published (or, hypothetical, nobody did).
@@ -192,6 +205,8 @@ class Release:
     ``published_bytes`` is the size of the tensor data where it is known; ``size_evidence`` says how: ``exact`` to the
     byte, ``stated`` rounded by the publisher, ``computed`` from the mixture. When the tensor types are not known
     (``mixture_known`` false), the list under ``mixture`` is scaled to the published size and is ``assumed``.
+    ``by_maker`` says that these are the weights as the model's maker published them; where that is not known it is
+    false.
     """
 
     quantization: str
@@ -207,6 +222,7 @@ class Release:
     quality: tuple[QualityLoss, ...] = ()
     source: str = ""
     note: str = ""
+    by_maker: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +257,7 @@ class ModelSpec:
     trust_remote_code: bool = False
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
+    chat: tuple[ChatDefaults, ...] = ()
     releases: tuple[Release, ...] = ()
     sources: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())

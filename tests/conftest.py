@@ -7,8 +7,8 @@ from hypothesis import settings
 
 from tests.support.nvml_shim.machine import Shim
 
-# What runs in the tests' subprocesses is no test itself; conformance needs the engines (its own set-up).
-collect_ignore_glob = ["support/*", "conformance/*"]
+# What runs in the tests' subprocesses is no test itself.
+collect_ignore_glob = ["support/*"]
 
 # A slow machine is no failure. (Where CI is set, Hypothesis is reproducible by its own profile, the parent here.)
 settings.register_profile("moeplan", settings(), deadline=None)

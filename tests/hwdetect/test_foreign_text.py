@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,33 +38,46 @@ PIECES = st.sampled_from(
 GARBAGE = st.binary(max_size=60) | st.lists(PIECES, max_size=4).map(lambda parts: " ".join(parts).encode())
 
 
-@settings(max_examples=150)
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("host")
+    for name, text in TREE.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@contextmanager
+def with_files(root: Path, spoilt: dict[str, bytes]) -> Iterator[None]:
+    """The tree with some files replaced, for the time of the block."""
+    for name, data in spoilt.items():
+        (root / name).write_bytes(data)
+    try:
+        yield
+    finally:
+        for name in spoilt:
+            (root / name).write_text(TREE[name])
+
+
+@settings(max_examples=80)
 @given(st.dictionaries(st.sampled_from(sorted(TREE)), GARBAGE, max_size=4))
-def test_readers_of_the_host(tmp_path_factory: pytest.TempPathFactory, spoilt: dict[str, bytes]) -> None:
-    root = tmp_path_factory.getbasetemp() / "host"
-    write(root, spoilt)
-    found = cpu(root, frozenset({0, 1}))
+def test_readers_of_the_host(tree: Path, spoilt: dict[str, bytes]) -> None:
+    with with_files(tree, spoilt):
+        found, memory, nodes = cpu(tree, frozenset({0, 1})), host_memory(tree), numa_nodes(tree)
     assert found.usable_cores is not None
     assert found.usable_cores.value is None or 0 <= found.usable_cores.value <= 2
-    memory = host_memory(root)
     total, usable = known(memory.total_bytes), known(memory.usable_bytes)
     assert usable is None or (total is not None and usable <= total)
-    assert all(node.index == 0 for node in numa_nodes(root))
+    assert all(node.index == 0 for node in nodes)
 
 
+@settings(max_examples=50)
 @given(GARBAGE.filter(lambda data: data.strip() != b"max"))
-def test_a_limit_is_never_lost(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    root = tmp_path_factory.getbasetemp() / "limit"
-    write(root, {"sys/fs/cgroup/job/memory.max": data, "sys/fs/cgroup/job/cpu.max": data})
-    assert not cgroups.memory_limit(root).unlimited
-    assert not cgroups.cpu_quota(root).unlimited or data.split()[:1] == [b"max"]
-
-
-def write(root: Path, spoilt: dict[str, bytes]) -> None:
-    for name, text in TREE.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(spoilt.get(name, text.encode()))
+def test_a_limit_is_never_lost(tree: Path, data: bytes) -> None:
+    with with_files(tree, {"sys/fs/cgroup/job/memory.max": data, "sys/fs/cgroup/job/cpu.max": data}):
+        memory, quota = cgroups.memory_limit(tree), cgroups.cpu_quota(tree)
+    assert not memory.unlimited
+    assert not quota.unlimited or data.split()[:1] == [b"max"]
 
 
 @pytest.mark.parametrize("text", ["0-99999999999", "5-1", "-1", "0x3", "\u00b2", "1,,a"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwdetect import amd, apple
@@ -75,6 +75,7 @@ def test_without_gpus_and_on_this_machine(write_tree: WriteTree) -> None:
     assert node.gpu_status.code == "ok"
 
 
+@settings(max_examples=30)
 @given(st.dictionaries(st.sampled_from(sorted(WHOLE)), st.text(max_size=60)))
 def test_whatever_sysfs_says(tmp_path_factory: pytest.TempPathFactory, spoilt: dict[str, str]) -> None:
     root = tmp_path_factory.getbasetemp() / "amd"

@@ -19,7 +19,7 @@ from planner.options import Options
 from planner.plan import Plan
 from tests.support.healthy_host import BENCH, HOST
 from tests.support.nvml_shim.machine import Shim
-from tests.support.nvml_shim.scenarios import FOLDER, load, names
+from tests.support.nvml_shim.scenario import FOLDER, load, names
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "check.md"
 VERDICTS = {"go": "go", "no_go": "no-go", "undetermined": "undetermined"}

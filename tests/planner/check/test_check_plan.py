@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hwdetect.facts import BoolFact, IntFact, IntsFact, TextFact, TextsFact
-from hwdetect.inventory import Checkpoint, Disk, Gpu, GpuStatus, Inventory, Node, Software
+from hwdetect.inventory import Checkpoint, Disk, Fabric, Gpu, GpuStatus, Inventory, Node, Software
 from moeplan.pipeline import run_plan
 from planner.check import check
 from planner.errors import BadRequest
@@ -231,3 +231,46 @@ def test_a_split_gpu_without_parts_has_nothing_to_give(shim: Shim) -> None:
     machine = machine_of(Inventory(nodes=(bare,)), "file")
     assert machine.nodes[0].gpus == ()
     assert any("without a MIG device" in note for note in machine.notes)
+
+
+def test_a_container_that_brings_a_newer_libcuda(shim: Shim, plan: Plan) -> None:
+    node = shim.inventory("driver_too_old", HOST).nodes[0]
+    assert finding(check(Inventory(nodes=(node,)), plan), "plan_driver").status == "fail"
+    newer = changed(node, cuda_driver_version=TextFact.reported("13.0", "nvmlSystemGetCudaDriverVersion"))
+    found = finding(check(newer, plan), "plan_driver")
+    assert (found.status, found.actual) == ("pass", "CUDA 13.0, driver 550.90.12")
+
+
+def links(node: Node, remote: str, active: bool = True) -> tuple[Gpu, ...]:
+    """GPUs whose link 3 is down and whose others are as given."""
+    gpus = []
+    for gpu in node.gpus:
+        assert gpu.nvlink is not None
+        each = tuple(
+            link.model_copy(update={"active": active and link.index != 3, "remote_type": remote})
+            for link in gpu.nvlink.links
+        )
+        count = IntFact.reported(sum(bool(link.active) for link in each), "nvmlDeviceGetNvLinkState")
+        nvlink = gpu.nvlink.model_copy(update={"links": each, "active_count": count})
+        gpus.append(gpu.model_copy(update={"nvlink": nvlink}))
+    return tuple(gpus)
+
+
+def test_links_that_lead_nowhere(healthy: Node) -> None:
+    """To a switch a link must be up; to a GPU only where that GPU is here too; a GPU alone needs none."""
+    assert finding(check(changed(healthy, gpus=links(healthy, "switch"))), "gpu_nvlink").status == "fail"
+    assert finding(check(changed(healthy, gpus=links(healthy, "gpu"))), "gpu_nvlink").status == "warn"
+    alone = links(healthy, "gpu", active=False)[:1]
+    assert not [each for each in check(changed(healthy, gpus=alone)).findings if each.code == "gpu_nvlink"]
+
+
+def test_switches_before_hopper_report_no_fabric(healthy: Node) -> None:
+    """An A100 behind switches says that it has no fabric; that is not asked for, and no pass."""
+    state = Fabric(state=TextFact.missing("nvmlDeviceGetGpuFabricInfoV", "Not Supported"))
+    for capability, required in (("8.0", False), ("9.0", True)):
+        gpus = tuple(
+            gpu.model_copy(update={"fabric": state, "compute_capability": TextFact.reported(capability, "NVML")})
+            for gpu in healthy.gpus
+        )
+        found = finding(check(changed(healthy, gpus=gpus)), "gpu_fabric")
+        assert (found.status, found.required) == ("not_run", required)

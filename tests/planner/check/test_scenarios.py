@@ -9,7 +9,7 @@ from planner.findings import CheckReport
 from planner.plan import Plan
 from tests.support.check_document import DOCUMENT, asks, document, report_of
 from tests.support.nvml_shim.machine import Shim
-from tests.support.nvml_shim.scenarios import load, names
+from tests.support.nvml_shim.scenario import load, names
 
 WANTED = {
     *("h200x8", "x8_link", "dead_nvlink", "lost_gpu", "remap_pending", "remap_failed", "mig", "gb10", "rtx4090_48"),

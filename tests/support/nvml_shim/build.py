@@ -7,7 +7,7 @@ import subprocess
 from importlib.metadata import files
 from pathlib import Path
 
-from tests.support.nvml_shim.scenarios import load
+from tests.support.nvml_shim.scenario import load
 
 HERE = Path(__file__).parent
 

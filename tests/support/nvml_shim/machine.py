@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hwdetect.inventory import Inventory, Node, from_json
 from tests.support.nvml_shim.build import build_shim, shim_environment
-from tests.support.nvml_shim.scenarios import load, names
+from tests.support.nvml_shim.scenario import load, names
 
 REPOSITORY = Path(__file__).parents[3]
 

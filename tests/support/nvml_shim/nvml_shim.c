@@ -1,7 +1,7 @@
 /* A libnvidia-ml.so.1 that answers from a scenario file, so that the real Python binding, its structures and
  * its error codes can be tested without a GPU.
  *
- * NVML_SHIM_SCENARIO names a file of one "SUBJECT KEY VALUE" per line, which scenarios.py writes from a scenario
+ * NVML_SHIM_SCENARIO names a file of one "SUBJECT KEY VALUE" per line, which scenario.py writes from a scenario
  * and nvmlInit reads anew; '#' starts a comment. SUBJECT is "system", "gpu*", "gpu3", "gpu3/mig0" or "gpu3/mig*". A later line overrides an earlier
  * one. VALUE is a number, text, or "!N" for the NVML error N. A key nobody gave answers
  * NVML_ERROR_NOT_SUPPORTED, as a driver does. NVLink keys are "nvlink*.KEY" or "nvlink4.KEY", for as many links
