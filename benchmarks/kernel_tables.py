@@ -63,7 +63,9 @@ def main() -> int:
         for system, gpu in GPUS.items():
             rows = _selected([row for engine in ENGINES for row in _rows(archive, system, engine)])
             text = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
-            source = f"{wheel.name.split('-cp')[0].replace('_core', '-core').replace('-0', ' 0', 1)}, systems/data/{system}"
+            source = (
+                f"{wheel.name.split('-cp')[0].replace('_core', '-core').replace('-0', ' 0', 1)}, systems/data/{system}"
+            )
             head = json.dumps({"gpu": gpu, "source": source, "license": "Apache-2.0, NVIDIA"})[:-1]
             path = TARGET / f"{gpu}.json"
             path.write_text(f'{head}, "rows": [\n{text}\n]}}\n', encoding="utf-8")

@@ -18,7 +18,7 @@ from planner.ledger import Device, shortest
 from planner.pareto import pareto_points
 from planner.references import parallel_ref, quantization_ref
 from planner.remedy import remedy
-from planner.request import Request
+from planner.request import Request, Traffic
 from planner.search import SQUEEZED_UTILIZATION, Found, Missed, Outcome, score
 from planner.speed import Speed, token_budget
 from profiles.library import quality_of
@@ -137,6 +137,7 @@ def candidate(request: Request, found: Found, rank: int) -> out.Candidate:
         memory=memory_of(request, priced),
         kv_cache=kv_cache_of(request, priced),
         performance=performance_of(speed),
+        simulation=simulation_of(request, found) if request.traffic is not None else None,
         kernels=tuple([kernel_ref(case) for case in kernel_cases(request, release, priced)]),
         quality=quality_of_release(request, release.release),
         cost=rent_cost(used_gpus(request, config), speed),
@@ -311,6 +312,36 @@ def performance_of(speed: Speed) -> out.Performance:
         evidence=speed_evidence(speed),
         budget=budget_rows(token_budget(speed.serving)),
         prompt_budget=budget_rows(speed.serving.prompt),
+    )
+
+
+def simulation_of(request: Request, found: Found) -> out.Simulation:
+    """The simulation of one configuration as shown."""
+    from planner.simulate import simulate
+
+    traffic = request.traffic or Traffic()
+    seen = simulate(request, found.release, found.priced, traffic)
+
+    def spread(values: tuple[float, float, float, float]) -> out.Percentiles:
+        return out.Percentiles(mean=values[0], p50=values[1], p95=values[2], p99=values[3])
+
+    return out.Simulation(
+        arrival_rate_per_s=traffic.rate_per_s,
+        length_variation=traffic.variation,
+        requests=seen.requests,
+        ttft_s=spread(seen.ttft_s),
+        tpot_s=spread(seen.tpot_s),
+        latency_s=spread(seen.latency_s),
+        queue_s=spread(seen.queue_s),
+        mean_running=seen.running,
+        mean_waiting=seen.waiting,
+        output_tokens_per_s=seen.output_tokens_per_s,
+        requests_per_s=seen.requests_per_s,
+        goodput_share=seen.goodput_share,
+        goodput_requests_per_s=seen.goodput_requests_per_s,
+        preemptions=seen.preemptions,
+        saturated=seen.saturated,
+        evidence="modelled",
     )
 
 
