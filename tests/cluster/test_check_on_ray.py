@@ -17,7 +17,7 @@ from moeplan.checking_cluster import check_on_ray
 from moeplan.ray_nodes import connected, nodes_of, on_every_node
 from planner.findings import CheckReport, verdict_of
 from tests.support.nvml_shim.build import build_shim
-from tests.support.nvml_shim.scenarios import load
+from tests.support.nvml_shim.scenario import load
 from tests.support.ray_cluster import RayCluster
 
 SCENARIOS = {"good-1": "h200x8", "good-2": "h200x8", "narrow": "x8_link", "doomed": "h200x8"}
