@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "merge": "the inventories or check reports of many nodes as one",
     "launch": "write the start script of a plan",
     "observe": "an engine's start-up log beside the prediction, kept as calibration",
+    "tui": "all of this on screens: turn knobs, watch what fits, save launch files",
     "models": "the built-in models",
     "hardware": "the accelerators and CPU memory systems that are known",
     "schema": "the JSON Schemas of what --json prints",
