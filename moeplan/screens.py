@@ -121,9 +121,9 @@ def answer_of(plan: Plan) -> Answer:
 
     search, work = plan.search, plan.workload
     counts = (
-        f"{plural(search.evaluated, 'configuration')}: {search.fitting:,} fit, {search.tight:,} tight, "
-        f"{search.rejected:,} do not fit. Ranked by {plan.objective}; {plural(work.concurrency, 'request')} of "
-        f"{work.input_tokens:,} + {work.output_tokens:,} tokens, context {work.context:,}"
+        f"{search.fitting:,} fit, {search.tight:,} tight, {search.rejected:,} do not; by {plan.objective}. "
+        f"{plural(work.concurrency, 'request')} of {work.input_tokens:,} + {work.output_tokens:,} tokens, "
+        f"context {work.context:,}"
     )
     rejected = reasons(plan.rejected, by_quantization=False)[:MAX_REASONS]
     rows = [_row(candidate, plan) for candidate in plan.candidates]
@@ -227,7 +227,7 @@ def _bars(memory: Memory) -> tuple[DeviceBar, ...]:
 
 
 def _bar(place: str, device: DeviceMemory) -> DeviceBar:
-    from moeplan.text_numbers import gib, gib_span
+    from moeplan.text_numbers import gib_span
 
     parts = (
         Part("weights", device.weights_bytes),
@@ -235,7 +235,7 @@ def _bar(place: str, device: DeviceMemory) -> DeviceBar:
         Part("compute", device.compute_bytes),
         Part("overhead", device.overhead_bytes),
     )
-    free = f"{gib_span(device.free_low_bytes, device.free_high_bytes)} of {gib(device.usable_bytes)} GiB free"
+    free = f"{gib_span(device.free_low_bytes, device.free_high_bytes)} GiB free"
     verdict: Verdict = "fits" if device.free_low_bytes >= 0 else "tight" if device.free_high_bytes >= 0 else "no"
     return DeviceBar(printable(place), parts, device.usable_bytes, free, verdict)
 

@@ -9,11 +9,11 @@ from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, VerticalScroll
 from textual.message import Message
 from textual.widgets import Input, Label, Static
 
-from tui.knobs import KNOBS, SECTIONS, Knob, turned
+from tui.knobs import SECTIONS, Knob, turned
 from tui.picker import Picker
 from tui.program import Choice, Values
 
@@ -23,15 +23,15 @@ class KnobInput(Input):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "Choose"),
-        Binding("shift+up", "turn(True)", "More", key_display="⇧↑"),
-        Binding("shift+down", "turn(False)", "Less", key_display="⇧↓"),
+        Binding("shift+up", "turn(True)", "Turn", key_display="⇧↑↓"),
+        Binding("shift+down", "turn(False)", "Turn down", show=False),
         Binding("up", "app.focus_previous", "Previous knob", show=False),
         Binding("down", "app.focus_next", "Next knob", show=False),
         Binding("ctrl+l", "clear", "Clear", show=False),
     ]
 
     def __init__(self, knob: Knob, value: str) -> None:
-        super().__init__(value, placeholder=knob.example, id=f"knob-{knob.name}", compact=True, tooltip=knob.help)
+        super().__init__(value, placeholder=knob.empty, id=f"knob-{knob.name}", compact=True, tooltip=knob.help)
         self.knob, self.in_force = knob, ""
 
     def action_turn(self, up: bool) -> None:
@@ -61,15 +61,13 @@ class KnobPanel(VerticalScroll, can_focus=False):
         self._initial, self._choices = values, choices
 
     def compose(self) -> ComposeResult:
-        """A heading for each section, and a row for each knob with room for what is wrong with it."""
+        """A heading for each section, and a row for each knob."""
         for title, knobs in SECTIONS:
             yield Label(title, classes="section")
             for knob in knobs:
-                with Vertical(classes="knob"):
-                    with Horizontal():
-                        yield Label(knob.label)
-                        yield KnobInput(knob, self._initial.get(knob.name, ""))
-                    yield Static(id=f"error-{knob.name}", classes="error")
+                with Horizontal(classes="knob"):
+                    yield Label(knob.label)
+                    yield KnobInput(knob, self._initial.get(knob.name, ""))
 
     def values(self) -> dict[str, str]:
         """What is set."""
@@ -79,17 +77,17 @@ class KnobPanel(VerticalScroll, can_focus=False):
         """Empty knobs say what the plan took instead."""
         for knob in self.query(KnobInput):
             knob.in_force = values.get(knob.knob.name, "")
-            knob.placeholder = knob.in_force or knob.knob.example
+            knob.placeholder = knob.in_force or knob.knob.empty
 
     def show_error(self, name: str | None, message: str = "") -> None:
-        """What is wrong with one knob; all others are right."""
-        for knob in KNOBS:
-            place = self.query_one(f"#error-{knob}", Static)
-            wrong = knob == name
-            place.update(Text(message if wrong else ""))
-            place.display = wrong
-            if wrong:
-                place.scroll_visible(animate=False)
+        """What is wrong with one knob stands under it; all others are right."""
+        self.query(".error").remove()
+        if name is None:
+            return
+        place = self.query_one(f"#knob-{name}").parent
+        error = Static(Text(message), classes="error")
+        self.mount(error, after=place)  # type: ignore[arg-type]
+        self.call_after_refresh(error.scroll_visible, animate=False)
 
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:

@@ -16,7 +16,10 @@ _TOKENS: Final = tuple(1 << power for power in range(7, 21))
 
 
 class Knob(NamedTuple):
-    """A row of the panel. ``listed`` knobs have a list to choose from; ``example`` shows the form of a value."""
+    """A row of the panel. ``listed`` knobs have a list to choose from.
+
+    ``example`` shows the form of a value, ``empty`` what an empty knob means where the plan does not say it.
+    """
 
     name: str
     label: str
@@ -24,6 +27,7 @@ class Knob(NamedTuple):
     help: str
     kind: Literal["text", "count", "tokens", "gpus", "choice"] = "text"
     listed: bool = False
+    empty: str = ""
 
     @property
     def flag(self) -> str:
@@ -36,27 +40,35 @@ SECTIONS: Final[tuple[tuple[str, tuple[Knob, ...]], ...]] = (
         "Model",
         (
             Knob("model", "model", "kimi-k2.5", "a built-in id, a path, or org/name on the hub", "choice", True),
-            Knob("quant", "weights", "any", "quantization, or publisher/quantization", "choice", True),
-            Knob("engine", "engine", "any", "inference engine", "choice", True),
-            Knob("kv_dtype", "KV dtype", "any", "number format of the KV cache", "choice", True),
+            Knob("quant", "weights", "int4", "quantization, or publisher/quantization", "choice", True, "any"),
+            Knob("engine", "engine", "vllm", "inference engine", "choice", True, "any"),
+            Knob("kv_dtype", "KV dtype", "fp8", "number format of the KV cache", "choice", True, "any"),
         ),
     ),
     (
         "Hardware",
         (
-            Knob("gpu", "GPUs", "this machine", "of a node, as 8xH200; none for no GPU", "gpus", True),
-            Knob("nodes", "nodes", "1", "machines, each as described", "count"),
-            Knob("ram", "RAM", "512GiB", "main memory of a node"),
-            Knob("cpu", "CPU", "2xepyc-9004", "processors of a node", "text", True),
-            Knob("disk", "disk", "2TB@7GB/s", "free space for weights, and its read rate"),
-            Knob("link", "link", "GPU's own", "between the GPUs of a node", "choice", True),
-            Knob("network", "network", "400Gb/s", "between nodes, one direction"),
+            Knob(
+                "gpu",
+                "GPUs",
+                "8xH200",
+                "of a node, as 8xH200; commas mix; none for no GPU",
+                "gpus",
+                True,
+                "this machine",
+            ),
+            Knob("nodes", "nodes", "2", "machines, each as described", "count", False, "1"),
+            Knob("ram", "RAM", "512GiB", "main memory of a node, as 512GiB", empty="not given"),
+            Knob("cpu", "CPU", "2xepyc-9004", "processors of a node, as 2xepyc-9004", "text", True, "not given"),
+            Knob("disk", "disk", "2TB@7GB/s", "free space and its read rate, as 2TB@7GB/s", empty="not given"),
+            Knob("link", "link", "pcie4", "between the GPUs of a node", "choice", True, "GPU's own"),
+            Knob("network", "network", "400Gb/s", "between nodes, one direction, as 400Gb/s", empty="not given"),
         ),
     ),
     (
         "Work",
         (
-            Knob("workload", "workload", "chat", "typical lengths and numbers of requests", "choice", True),
+            Knob("workload", "workload", "rag", "typical lengths and numbers of requests", "choice", True),
             Knob("context", "context", "128k", "longest sequence in tokens; k is 1,024", "tokens"),
             Knob("concurrency", "requests", "16", "requests at the same time", "count"),
             Knob("input_tokens", "input", "4096", "tokens of a request", "tokens"),
@@ -66,10 +78,10 @@ SECTIONS: Final[tuple[tuple[str, tuple[Knob, ...]], ...]] = (
     (
         "Goal",
         (
-            Knob("objective", "objective", "balanced", "what the ranking prefers", "choice", True),
-            Knob("ttft", "TTFT", "no bound", "longest time to the first token, as 2s"),
-            Knob("tpot", "TPOT", "no bound", "longest time per output token, as 50ms"),
-            Knob("min_throughput", "tok/s", "no bound", "output tokens per second of all requests together"),
+            Knob("objective", "objective", "latency", "what the ranking prefers", "choice", True),
+            Knob("ttft", "TTFT", "2s", "longest time to the first token, as 2s", empty="no bound"),
+            Knob("tpot", "TPOT", "50ms", "longest time per output token, as 50ms", empty="no bound"),
+            Knob("min_throughput", "tok/s", "500", "output tokens per second in total", empty="no bound"),
         ),
     ),
 )

@@ -12,7 +12,7 @@ from textual.widget import Widget
 from tui.program import DeviceBar
 
 COLOURS: Final = {"weights": "cyan", "KV cache": "blue", "compute": "magenta", "overhead": "yellow"}
-LEGEND: Final = "w weights  k KV cache  c compute  o overhead  . free  ! too much"
+LEGEND: Final = "w weights k KV c compute o overhead . free ! over"
 FREE_STYLES: Final = {"fits": "green", "tight": "yellow", "no": "red"}
 LEAST: Final = 10
 

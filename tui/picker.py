@@ -29,7 +29,7 @@ class Picker(ModalScreen[str | None]):
     def __init__(self, knob: Knob, choices: tuple[Choice, ...]) -> None:
         super().__init__()
         self._knob = knob
-        empty = () if knob.name == "model" else (Choice("", f"({knob.example})"),)
+        empty = () if knob.name == "model" else (Choice("", f"({knob.empty or 'as the program takes it'})"),)
         self._choices = (*empty, *choices)
         self._shown: tuple[Choice, ...] = ()
 

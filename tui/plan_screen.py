@@ -87,7 +87,8 @@ class PlanScreen(Screen[None]):
     def machine_found(self, machine: Machine | None, reason: str = "") -> None:
         """This machine, or why it is not known."""
         self._machine, self._no_machine = machine, reason
-        self._plan()
+        if not self._program.described(self.query_one(KnobPanel).values()):
+            self._plan()
 
     @on(KnobPanel.Changed)
     def _changed(self) -> None:
@@ -108,8 +109,6 @@ class PlanScreen(Screen[None]):
         if not described and machine is None:
             self._asked = (values, None)
             self._wait_for_machine()
-            return
-        if self._asked == (values, machine) and self.is_up_to_date:
             return
         self._asked = (values, machine)
         self.is_up_to_date = False

@@ -52,4 +52,4 @@ class SaveDialog(ModalScreen[str | None]):
                 raise Refused("a name is needed")
             self.dismiss(self._save(place, overwrite))
         except Refused as refusal:
-            self.query_one(Static).update(Text(str(refusal)))
+            self.query_one(".error", Static).update(Text(str(refusal)))

@@ -22,7 +22,7 @@ def register(parser: Parser) -> None:
         group = parser.add_argument_group(title.lower())
         for knob in knobs:
             if knob.name != "model":
-                group.add_argument(knob.flag, metavar=knob.example.replace(" ", "-"), help=knob.help)
+                group.add_argument(knob.flag, metavar=knob.example, help=knob.help)
 
 
 def run(args: Namespace) -> int:
