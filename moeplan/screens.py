@@ -20,7 +20,6 @@ from tui.knobs import KNOBS
 from tui.program import (
     Alive,
     Answer,
-    Checked,
     Choice,
     DeviceBar,
     LaunchFiles,
@@ -121,7 +120,7 @@ def answer_of(plan: Plan) -> Answer:
 
     search, work = plan.search, plan.workload
     counts = (
-        f"{search.fitting:,} fit, {search.tight:,} tight, {search.rejected:,} do not; by {plan.objective}. "
+        f"{search.fitting:,} fit, {search.tight:,} tight, {search.rejected:,} do not; objective {plan.objective}. "
         f"{plural(work.concurrency, 'request')} of {work.input_tokens:,} + {work.output_tokens:,} tokens, "
         f"context {work.context:,}"
     )
@@ -147,7 +146,7 @@ def answer_of(plan: Plan) -> Answer:
 
 def _row(candidate: Candidate, plan: Plan) -> Row:
     from moeplan.text_ledger import tightest
-    from moeplan.text_numbers import gib_span, span, span_of
+    from moeplan.text_numbers import gib_span, plural, span, span_of
     from moeplan.text_plan import candidate_view, layout, release_name
 
     device, speed, cost = tightest(candidate.memory), candidate.performance, candidate.cost
@@ -167,7 +166,7 @@ def _row(candidate: Candidate, plan: Plan) -> Row:
         span(tokens.low, tokens.high) if tokens is not None else "",
         speed.bound_by,
     )
-    warned = f" Mind: {candidate.warnings[0]}" if candidate.warnings else ""
+    warned = f" {plural(len(candidate.warnings), 'warning')}: Enter shows." if candidate.warnings else ""
     cache = candidate.kv_cache
     return Row(
         key=printable(f"{name}, {release}, {cache.dtype} KV"),
@@ -300,12 +299,13 @@ def _gpus(values: Values) -> tuple[Choice, ...]:
 
 
 def _cpus(values: Values) -> tuple[Choice, ...]:
+    """Every known CPU, as many as the knob says now, or two; no more than a board takes."""
     from profiles.cpus import cpu_keys, load_cpu
 
     found = _COUNT.match(values.get("cpu", ""))
-    count = found[1] if found else "2"
+    count = int(found[1]) if found else 2
     facts = [load_cpu(key) for key in cpu_keys()]
-    return tuple(Choice(f"{count}x{one.key}", one.memory or "") for one in facts)
+    return tuple(Choice(f"{min(count, one.max_sockets)}x{one.key}", one.memory or "") for one in facts)
 
 
 def _links(values: Values) -> tuple[Choice, ...]:
@@ -358,14 +358,14 @@ def _machine_view(machine: Machine) -> RenderableType:
     return inventory_view(machine)
 
 
-def _check(machine: Machine, plan: Plan | None, rank: int) -> Checked:
+def _check(machine: Machine, plan: Plan | None, rank: int) -> RenderableType:
     from moeplan.pipeline import GENERATED_BY
-    from moeplan.text_check import check_view, verdict_line
+    from moeplan.text_check import check_view
     from planner.check import check
 
     with refusals():
         report = check(machine, plan, rank=rank, generated_by=GENERATED_BY)
-    return Checked(verdict_line(report).plain, check_view(report))
+    return check_view(report)
 
 
 def _launch_files(plan: Plan, candidate: Candidate, kind: str) -> LaunchFiles:
