@@ -178,14 +178,14 @@ def _local_ways(
     bought = _bought(plan, keys, prices, given)
     if bought is not None:
         price, name, stated, source, left_out = bought
-        monthly = Range(
+        worn = Range(
             low=usd_per_month_owned(price.low, given.years) * copies,
             expected=usd_per_month_owned(price.expected, given.years) * copies,
             high=usd_per_month_owned(price.high, given.years) * copies,
         )
         terms = [
             out.CostTerm(
-                what="depreciation", usd_per_month=monthly, source=source,
+                what="depreciation", usd_per_month=worn, source=source,
                 note=f"{price.low:,.0f}-{price.high:,.0f} over {given.years:g} years, then worth nothing",
             ),
             _electricity(keys, copies, given),
@@ -335,6 +335,7 @@ def _sensitivity(
 
     def row(what: str, usd: float | None, tokens: float, hosted: float | None) -> out.Sensitivity:
         here = None if usd is None else usd / tokens * 1e6
+        cheaper: Literal["local", "api", "undetermined"]
         cheaper = "undetermined" if here is None or hosted is None else "local" if here < hosted else "api"
         return out.Sensitivity(
             what=what, local_usd_per_million_tokens=here, api_usd_per_million_tokens=hosted, cheaper=cheaper

@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "detect": "this machine, every value with where it comes from",
     "launch": "write the start script of a plan",
     "observe": "an engine's start-up log beside the prediction, kept as calibration",
+    "recommend": "the least costly ways to meet a target: buy, rent or an API",
     "cost": "a plan's machine against the APIs of the same model",
     "models": "the built-in models",
     "hardware": "the accelerators and CPU memory systems that are known",

@@ -12,13 +12,13 @@ from moeplan.cli.parser import Parser, did_you_mean
 from moeplan.text_safe import shortened
 from planner.errors import BadRequest
 
-SCHEMAS: Final = ("plan", "grid", "inventory", "memory", "observation", "calibration", "cost")
+SCHEMAS: Final = ("plan", "grid", "inventory", "memory", "observation", "calibration", "cost", "recommend")
 FOLDER: Final = Path(__file__).parent.parent / "schemas"
 
 
 def register(parser: Parser) -> None:
     """Which schema, or ``--write``."""
-    parser.usage = "%(prog)s plan | grid | inventory | memory | observation | calibration | cost"
+    parser.usage = "%(prog)s plan | grid | inventory | memory | observation | calibration | cost | recommend"
     parser.add_argument("name", metavar="NAME", nargs="?", help=", ".join(SCHEMAS))
     parser.add_argument("--write", action="store_true", help="renew the checked-in files from the types")
 
@@ -51,6 +51,7 @@ def derived(name: str) -> str:
     from planner.grid import Grid
     from planner.memory_report import MemoryReport
     from planner.plan import Plan
+    from planner.recommend_report import RecommendReport
 
     types: dict[str, type[BaseModel]] = {
         "plan": Plan,
@@ -60,6 +61,7 @@ def derived(name: str) -> str:
         "observation": ObservationReport,
         "calibration": Calibration,
         "cost": CostReport,
+        "recommend": RecommendReport,
     }
     if name == "inventory":
         schema = types[name].model_json_schema()

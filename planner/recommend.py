@@ -1,0 +1,399 @@
+"""The inverse of a plan: from a target to the least costly hardware that meets it, by rent and by purchase.
+
+Offers are searched cheapest first, with as many copies as it takes, by the search that ranks every plan. What cannot
+hold the weights or read them in time is excluded by its bytes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import date
+from heapq import heapify, heappop, heappush
+from math import ceil
+from typing import Final, NamedTuple
+
+from formulas.units import GIB
+from planner import recommend_report as out
+from planner.assemble import candidate
+from planner.cost_report import ApiWay, Mix
+from planner.costing import api_ways
+from planner.hardware import describe, machine_of
+from planner.machine import Machine
+from planner.offers import (
+    Offer,
+    cheapest_first,
+    holds_weights,
+    memory_bytes,
+    options_of,
+    plan_flags,
+    reads_fast_enough,
+)
+from planner.options import Options
+from planner.plan import Candidate, Range
+from planner.request import Bounds, Request
+from planner.search import Found, broken_bound, score, search
+from profiles.prices import STALE_DAYS, Prices, staleness
+
+Progress = Callable[[int, int], None]
+SEARCHES: Final = 20
+REQUANTIZED_SEARCHES: Final = 4
+"""Searches of each list and kind of weights at most; what is dearer than those is counted and not searched."""
+COPIES: Final = 64
+"""Copies of one machine at most."""
+REQUANTIZED: Final = 2
+"""Ways with re-quantized weights in each list; the rest keep the maker's weights."""
+RISKY_SHARE: Final = 0.02
+"""Less of a device's memory than this free at the low end is called tight."""
+
+
+class Terms(NamedTuple):
+    """How the money is counted."""
+
+    hours_per_day: float = 24.0
+    years: float = 3.0
+    top: int = 3
+
+
+class Met(NamedTuple):
+    """An offer that meets the target with so many copies."""
+
+    offer: Offer
+    copies: int
+    request: Request
+    found: Found
+
+
+class Tally(NamedTuple):
+    """What became of the offers of a list."""
+
+    met: list[Met]
+    without_bytes: int
+    without_bandwidth: int
+    searched: int
+    dearer: int
+
+
+def cheapest_ways(request: Request, offers: Sequence[Offer], terms: Terms, progress: Progress | None = None) -> Tally:
+    """The cheapest offers of different GPUs that meet the request: with the maker's weights, and with smaller ones."""
+    native = tuple([one for one in request.releases if one.release.by_maker])
+    others = tuple([one for one in request.releases if not one.release.by_maker])
+    tallies = []
+    tiers = [(native, terms.top, SEARCHES), (others, REQUANTIZED, REQUANTIZED_SEARCHES)]
+    if not native:
+        tiers = [(others, terms.top, SEARCHES)]
+    for place, (releases, top, most) in enumerate(tiers):
+        if releases:
+            watched = None if progress is None else _part(progress, place)
+            tallies.append(_cheapest(replace(request, releases=releases), offers, terms, top, most, watched))
+    met = [one for tally in tallies for one in tally.met]
+    met.sort(key=lambda one: one.offer.usd_per_month(terms.hours_per_day, terms.years) * one.copies)
+    return Tally(
+        met,
+        min([tally.without_bytes for tally in tallies], default=0),
+        min([tally.without_bandwidth for tally in tallies], default=0),
+        sum(tally.searched for tally in tallies),
+        max([tally.dearer for tally in tallies], default=0),
+    )
+
+
+def _part(progress: Progress, place: int) -> Progress:
+    return lambda done, total: progress(place * total + done, 2 * total)
+
+
+class _Searcher:
+    """Searches of one list, counted; and what one request alone takes on the largest machine of each group."""
+
+    def __init__(self, request: Request, most: int, progress: Progress | None) -> None:
+        self.request, self.most, self.progress = request, most, progress
+        self.searched = 0
+        self._alone_s: dict[tuple[str, str], float | None] = {}
+
+    @property
+    def spent(self) -> bool:
+        return self.searched >= self.most
+
+    def best(self, asked: Request) -> tuple[Found | None, float | None]:
+        if self.progress is not None:
+            self.progress(min(self.searched, self.most), self.most)
+        self.searched += 1
+        return _best(asked)
+
+    def alone_s(self, largest: Offer) -> float | None:
+        """Least time per token of a single request; None where it does not run or is slower than the bounds."""
+        if largest.group not in self._alone_s:
+            found, fastest_s = self.best(_share(self.request, largest, self.request.demand.concurrency))
+            self._alone_s[largest.group] = fastest_s if found is not None else None
+        return self._alone_s[largest.group]
+
+
+class _Tried(NamedTuple):
+    """An offer in the queue: what its next number of copies costs."""
+
+    usd: float
+    number: int
+    copies: int
+
+
+def _cheapest(
+    request: Request, offers: Sequence[Offer], terms: Terms, top: int, most: int, progress: Progress | None
+) -> Tally:
+    """Offers in order of what they cost with the copies they take, as far as that is known by then.
+
+    One request alone is tried first, on the largest of the machines that differ only in how much of the same they have:
+    what is too slow or too small for that stays so in any size and number.
+    """
+    holding = [one for one in offers if holds_weights(request, one)]
+    able = [one for one in holding if reads_fast_enough(request, one)]
+    order = cheapest_first(able, terms.hours_per_day, terms.years)
+    usd = [one.usd_per_month(terms.hours_per_day, terms.years) for one in order]
+    queue = [_Tried(each, number, 1) for number, each in enumerate(usd)]
+    heapify(queue)
+    searcher = _Searcher(request, most, progress)
+    met: list[Met] = []
+    while queue and not searcher.spent and len(met) < top:
+        tried = heappop(queue)
+        offer = order[tried.number]
+        if any(one.offer.gpu.key == offer.gpu.key for one in met):
+            # More of the same GPU is the next step up of a way that is listed.
+            continue
+        alone_s = searcher.alone_s(max([one for one in order if one.group == offer.group], key=memory_bytes))
+        if alone_s is None:
+            continue
+        asked = _share(request, offer, tried.copies)
+        found, fastest_s = searcher.best(asked)
+        if found is not None:
+            met.append(Met(offer, tried.copies, asked, found))
+            continue
+        copies = _next_copies(asked, tried.copies, alone_s, fastest_s, request.demand.concurrency)
+        if copies is not None:
+            heappush(queue, _Tried(usd[tried.number] * copies, tried.number, copies))
+    left = len({entry.number for entry in queue})
+    return Tally(met, len(offers) - len(holding), len(holding) - len(able), searcher.searched, left)
+
+
+def _next_copies(asked: Request, copies: int, alone_s: float, fastest_s: float | None, wanted: int) -> int | None:
+    """How many copies to try after so many did not do: doubled until the time of all at once is known.
+
+    Then the number on the straight line between one request and all of them; None where no more can be tried.
+    """
+    if copies >= min(wanted, COPIES):
+        return None
+    limit, each = asked.bounds.tpot_s, asked.demand.concurrency
+    more = copies * 2
+    if limit is not None and fastest_s is not None and fastest_s > limit > alone_s and each > 1:
+        per_request_s = (fastest_s - alone_s) / (each - 1)
+        more = max(copies + 1, ceil(wanted / (1 + (limit - alone_s) / per_request_s)))
+    return min(more, wanted, COPIES)
+
+
+def _share(request: Request, offer: Offer, copies: int) -> Request:
+    """The request of one copy, on its machine, with the releases that its memory can hold."""
+    room = memory_bytes(offer)
+    demand = replace(request.demand, concurrency=ceil(request.demand.concurrency / copies))
+    bounds = request.bounds
+    if bounds.min_throughput is not None:
+        bounds = replace(bounds, min_throughput=bounds.min_throughput / copies)
+    releases = tuple([one for one in request.releases if one.tensors.bytes <= room])
+    return replace(request, machine=_machine(offer), demand=demand, bounds=bounds, releases=releases)
+
+
+def _machine(offer: Offer) -> Machine:
+    return machine_of(describe(Options("", **options_of(offer))), "flags")  # type: ignore[arg-type]
+
+
+def _best(request: Request) -> tuple[Found | None, float | None]:
+    """The best configuration that holds the demand and keeps the bounds; and the least time per token of any."""
+    bounds = request.bounds
+    free = replace(request, bounds=Bounds(max_kld=bounds.max_kld, quality_suite=bounds.quality_suite))
+    serving = [one for one in search(free).found if _serves_all(request, one)]
+    kept = [one for one in serving if broken_bound(request, one.speed) is None]
+    best = min(kept, key=lambda one: score(request, one), default=None)
+    return best, min([one.speed.tpot_s[1] for one in serving], default=None)
+
+
+def _serves_all(request: Request, found: Found) -> bool:
+    return found.speed.effective_concurrency >= request.demand.concurrency and not found.priced.config.disk_bytes
+
+
+def way_of(met: Met, terms: Terms) -> out.Way:
+    """A met offer with its plan, its margin and its risks."""
+    offer, request, found = met.offer, met.request, met.found
+    shown = candidate(request, found, 1)
+    devices = [one for one in shown.memory.devices if one.kind in ("gpu", "unified", "host")]
+    tightest = min(devices, key=lambda one: one.free_low_bytes)
+    tpot = request.bounds.tpot_s
+    price = offer.usd_price
+    return out.Way(
+        kind=offer.kind,
+        name=f"{met.copies} times {offer.name}" if met.copies > 1 else offer.name,
+        gpu=offer.gpu.key,
+        gpus_per_copy=offer.gpus,
+        nodes_per_copy=offer.nodes,
+        copies=met.copies,
+        usd_per_hour=None if offer.usd_per_hour is None else offer.usd_per_hour * met.copies,
+        usd_price=None
+        if price is None
+        else Range(low=price.low * met.copies, expected=price.expected * met.copies, high=price.high * met.copies),
+        usd_per_month=offer.usd_per_month(terms.hours_per_day, terms.years) * met.copies,
+        complete=not offer.left_out,
+        left_out=offer.left_out,
+        date=offer.date,
+        source=offer.source,
+        verdict="fits" if shown.fits else "tight",
+        risks=tuple(_risks(shown, request)),
+        free_low_bytes=tightest.free_low_bytes,
+        margin_tpot=None if tpot is None else tpot / shown.performance.tpot_s.expected,
+        plan_flags=(*plan_flags(offer), "--concurrency", str(request.demand.concurrency)),
+        candidate=shown,
+    )
+
+
+def _risks(shown: Candidate, request: Request) -> list[str]:
+    found = []
+    devices = [one for one in shown.memory.devices if one.kind != "disk"]
+    tightest = min(devices, key=lambda one: one.free_low_bytes)
+    if not shown.fits:
+        found.append("tight: it may not start with these settings")
+    elif tightest.free_low_bytes < RISKY_SHARE * tightest.capacity_bytes:
+        found.append(f"tight: {tightest.free_low_bytes / GIB:.1f} GiB free on {tightest.name} at the low end")
+    for limit, speed, what in (
+        (request.bounds.tpot_s, shown.performance.tpot_s, "time per token"),
+        (request.bounds.ttft_s, shown.performance.ttft_s, "time to the first token"),
+    ):
+        if limit is not None and speed.high > limit:
+            found.append(f"the slow end of the {what} misses the target ({speed.high:.3g} s of {limit:.3g} s)")
+    if not shown.quality.native:
+        found.append(f"re-quantized weights ({shown.quantization.name}): {shown.quality.note or 'see quality'}")
+    return found
+
+
+def with_next_steps(ways: Sequence[out.Way]) -> tuple[out.Way, ...]:
+    """Every way with the next dearer one that gives more in total."""
+    finished = []
+    for place, way in enumerate(ways):
+        rate = way.candidate.performance.decode_tokens_per_s_total.expected * way.copies
+        for other in ways[place + 1 :]:
+            total = other.candidate.performance.decode_tokens_per_s_total
+            if total.expected * other.copies > rate:
+                step = out.Step(
+                    name=other.name,
+                    usd_per_month_more=other.usd_per_month - way.usd_per_month,
+                    decode_tokens_per_s_total=Range(
+                        low=total.low * other.copies,
+                        expected=total.expected * other.copies,
+                        high=total.high * other.copies,
+                    ),
+                    tpot_s=other.candidate.performance.tpot_s,
+                )
+                way = way.model_copy(update={"next_step": step})
+                break
+        finished.append(way)
+    return tuple(finished)
+
+
+def recommend(
+    request: Request,
+    rented: Sequence[Offer],
+    bought: Sequence[Offer],
+    prices: Prices,
+    terms: Terms,
+    have: out.Have | None,
+    today: date,
+    generated_by: str,
+    progress: Progress | None = None,
+) -> out.RecommendReport:
+    """The report. The machine of ``request`` is not used."""
+
+    def halves(half: int) -> Progress | None:
+        return None if progress is None else lambda done, total: progress(half * total + done, 2 * total)
+
+    tallies = [cheapest_ways(request, offers, terms, halves(half)) for half, offers in enumerate((rented, bought))]
+    rent, buy = [with_next_steps([way_of(met, terms) for met in tally.met]) for tally in tallies]
+    volume = _tokens_per_month(request, [*rent, *buy], terms)
+    demand = request.demand
+    mix = Mix(
+        input_tokens=demand.input_tokens, output_tokens=demand.output_tokens, cached_share=demand.prefix_cache_hit_rate
+    )
+    api = api_ways(request.model.id, mix, volume, prices.api) if volume is not None else ()
+    return out.RecommendReport(
+        schema=out.RECOMMEND_SCHEMA,
+        generated_by=generated_by,
+        computed_on=today.isoformat(),
+        model=request.model.id,
+        target=target_of(request, terms),
+        tokens_per_month=volume,
+        rent=rent,
+        buy=buy,
+        api=api,
+        have=have,
+        searched=out.Searched(
+            offers=len(rented) + len(bought),
+            without_bytes=sum(tally.without_bytes for tally in tallies),
+            without_bandwidth=sum(tally.without_bandwidth for tally in tallies),
+            searched=sum(tally.searched for tally in tallies),
+            dearer_not_searched=sum(tally.dearer for tally in tallies),
+        ),
+        why=_why(rent, buy, api, tallies),
+        warnings=tuple(dict.fromkeys(_warnings([*rent, *buy], api, today))),
+    )
+
+
+def target_of(request: Request, terms: Terms) -> out.Target:
+    """What was asked for."""
+    demand, bounds = request.demand, request.bounds
+    return out.Target(
+        workload=demand.name,
+        context=demand.context,
+        concurrency=demand.concurrency,
+        input_tokens=demand.input_tokens,
+        output_tokens=demand.output_tokens,
+        ttft_s=bounds.ttft_s,
+        tpot_s=bounds.tpot_s,
+        min_throughput=bounds.min_throughput,
+        max_kld=bounds.max_kld,
+        quality_suite=bounds.quality_suite,
+        hours_per_day=terms.hours_per_day,
+    )
+
+
+def _tokens_per_month(request: Request, ways: Sequence[out.Way], terms: Terms) -> float | None:
+    """Tokens that the users ask for: each request takes its time at the target's speed, or at that of the best way."""
+    demand, bounds = request.demand, request.bounds
+    speed = ways[0].candidate.performance if ways else None
+    tpot = bounds.tpot_s or (speed.tpot_s.expected if speed is not None else None)
+    if tpot is None:
+        return None
+    ttft = bounds.ttft_s or (speed.ttft_s.expected if speed is not None else 0.0)
+    each = demand.input_tokens + demand.output_tokens
+    busy_s = terms.hours_per_day * 3600 * 730 / 24
+    return demand.concurrency / (ttft + demand.output_tokens * tpot) * each * busy_s
+
+
+def _why(rent: Sequence[out.Way], buy: Sequence[out.Way], api: Sequence[ApiWay], tallies: Sequence[Tally]) -> str:
+    told = []
+    if api:
+        told.append(f"API: {api[0].provider} at {api[0].usd_per_month:,.0f} a month")
+    for name, ways, tally in (("rent", rent, tallies[0]), ("buy", buy, tallies[1])):
+        if ways:
+            floor = "" if ways[0].complete else "at least "
+            told.append(f"{name}: {ways[0].name} at {floor}{ways[0].usd_per_month:,.0f} a month")
+        else:
+            more = f", {tally.dearer} dearer ones were not searched" if tally.dearer else ""
+            told.append(f"{name}: nothing of {tally.searched} machines searched meets the target{more}")
+    return "; ".join(told)
+
+
+def _warnings(ways: Sequence[out.Way], api: Sequence[ApiWay], today: date) -> list[str]:
+    found = []
+    for kind in ("rent", "buy"):
+        stale = [way for way in ways if way.kind == kind and staleness("", way.date, today) is not None]
+        if stale:
+            names = "; ".join(f"{way.name} ({way.date or 'no date'})" for way in stale)
+            found.append(f"{kind}, prices older than {STALE_DAYS} days or without a date: {names}")
+    old = [staleness(f"API, {one.provider}", one.date, today) for one in api[:1]]
+    found += [text for text in old if text is not None]
+    found += [f"API, {one.provider}: reported to end on {one.ends} ({one.ends_source})" for one in api if one.ends]
+    if api:
+        found.append("the speed of hosted APIs is not among the facts: measure it before you rely on the target")
+    return found
