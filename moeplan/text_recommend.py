@@ -27,7 +27,7 @@ def recommend_view(report: RecommendReport) -> RenderableType:
         *(_have(report.have) if report.have is not None else ()),
         Text(""),
         line(
-            f"{plural(found.offers, 'machine')} with a price: {found.without_bytes:,} cannot hold the weights, "
+            f"{plural(found.offers, 'machine')} with a price: {found.without_bytes:,} cannot hold the maker's weights, "
             f"{found.without_bandwidth:,} cannot read them in time, {plural(found.searched, 'search')[:-1]}es, "
             f"{found.dearer_not_searched:,} dearer ones not searched."
             if found.searched != 1

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from heapq import heapify, heappop, heappush
-from math import ceil
+from math import ceil, inf
 from typing import Final, NamedTuple
 
 from formulas.units import GIB
@@ -36,8 +36,8 @@ from planner.search import Found, broken_bound, score, search
 from profiles.prices import STALE_DAYS, Prices, staleness
 
 Progress = Callable[[int, int], None]
-SEARCHES: Final = 20
-REQUANTIZED_SEARCHES: Final = 4
+SEARCHES: Final = 28
+REQUANTIZED_SEARCHES: Final = 3
 """Searches of each list and kind of weights at most; what is dearer than those is counted and not searched."""
 COPIES: Final = 64
 """Copies of one machine at most."""
@@ -78,36 +78,51 @@ def cheapest_ways(request: Request, offers: Sequence[Offer], terms: Terms, progr
     """The cheapest offers of different GPUs that meet the request: with the maker's weights, and with smaller ones."""
     native = tuple([one for one in request.releases if one.release.by_maker])
     others = tuple([one for one in request.releases if not one.release.by_maker])
-    tallies = []
+    tallies: list[Tally] = []
     tiers = [(native, terms.top, SEARCHES), (others, REQUANTIZED, REQUANTIZED_SEARCHES)]
     if not native:
         tiers = [(others, terms.top, SEARCHES)]
     for place, (releases, top, most) in enumerate(tiers):
         if releases:
             watched = None if progress is None else _part(progress, place)
-            tallies.append(_cheapest(replace(request, releases=releases), offers, terms, top, most, watched))
+            # Re-quantized weights are worth a look only where they save money.
+            ceiling = min([_usd(one, terms) for tally in tallies for one in tally.met], default=inf)
+            cheap = [one for one in offers if one.usd_per_month(terms.hours_per_day, terms.years) < ceiling]
+            tallies.append(_cheapest(replace(request, releases=releases), cheap, terms, top, most, watched))
     met = [one for tally in tallies for one in tally.met]
-    met.sort(key=lambda one: one.offer.usd_per_month(terms.hours_per_day, terms.years) * one.copies)
+    met.sort(key=lambda one: _usd(one, terms))
     return Tally(
         met,
-        min([tally.without_bytes for tally in tallies], default=0),
-        min([tally.without_bandwidth for tally in tallies], default=0),
+        tallies[0].without_bytes if tallies else 0,
+        tallies[0].without_bandwidth if tallies else 0,
         sum(tally.searched for tally in tallies),
-        max([tally.dearer for tally in tallies], default=0),
+        tallies[0].dearer if tallies else 0,
     )
+
+
+def _usd(met: Met, terms: Terms) -> float:
+    return met.offer.usd_per_month(terms.hours_per_day, terms.years) * met.copies
 
 
 def _part(progress: Progress, place: int) -> Progress:
     return lambda done, total: progress(place * total + done, 2 * total)
 
 
-class _Searcher:
-    """Searches of one list, counted; and what one request alone takes on the largest machine of each group."""
+class _Group(NamedTuple):
+    """What the largest single machine of a group does: least time per token alone, and with all requests if it can."""
 
-    def __init__(self, request: Request, most: int, progress: Progress | None) -> None:
-        self.request, self.most, self.progress = request, most, progress
+    alone_s: float
+    all_s: float | None
+    gpus: int
+
+
+class _Searcher:
+    """Searches of one list, counted, and what they told of each group."""
+
+    def __init__(self, request: Request, able: Sequence[Offer], most: int, progress: Progress | None) -> None:
+        self.request, self.able, self.most, self.progress = request, able, most, progress
         self.searched = 0
-        self._alone_s: dict[tuple[str, str], float | None] = {}
+        self._groups: dict[tuple[str, str], _Group | None] = {}
 
     @property
     def spent(self) -> bool:
@@ -119,20 +134,36 @@ class _Searcher:
         self.searched += 1
         return _best(asked)
 
-    def alone_s(self, largest: Offer) -> float | None:
-        """Least time per token of a single request; None where it does not run or is slower than the bounds."""
-        if largest.group not in self._alone_s:
-            found, fastest_s = self.best(_share(self.request, largest, self.request.demand.concurrency))
-            self._alone_s[largest.group] = fastest_s if found is not None else None
-        return self._alone_s[largest.group]
+    def group(self, offer: Offer) -> _Group | None:
+        """None where not even one request alone runs within the bounds: then no size and no number of copies helps."""
+        if offer.group not in self._groups:
+            alike = [one for one in self.able if one.group == offer.group]
+            fewest = min(one.nodes for one in alike)
+            largest = max([one for one in alike if one.nodes == fewest], key=memory_bytes)
+            wanted = self.request.demand.concurrency
+            found, alone_s = self.best(_share(self.request, largest, wanted))
+            all_s = alone_s
+            if found is not None and wanted > 1:
+                _, all_s = self.best(_share(self.request, largest, 1))
+            passed = found is not None and alone_s is not None
+            self._groups[offer.group] = _Group(alone_s or 0.0, all_s, largest.gpus) if passed else None
+        return self._groups[offer.group]
+
+    def copies(self, offer: Offer, group: _Group) -> int:
+        """Copies to try first: requests that one holds lie on the line from alone to all, in proportion to its GPUs."""
+        wanted, limit = self.request.demand.concurrency, self.request.bounds.tpot_s
+        if limit is None or group.all_s is None or group.all_s <= limit or wanted == 1:
+            return 1
+        held = 1 + (limit - group.alone_s) / (group.all_s - group.alone_s) * (wanted - 1)
+        return max(1, min(wanted, COPIES, ceil(wanted / max(1.0, held * offer.gpus / group.gpus))))
 
 
 class _Tried(NamedTuple):
-    """An offer in the queue: what its next number of copies costs."""
+    """An offer in the queue: what its next number of copies costs; none before its group is known."""
 
     usd: float
     number: int
-    copies: int
+    copies: int | None
 
 
 def _cheapest(
@@ -140,16 +171,16 @@ def _cheapest(
 ) -> Tally:
     """Offers in order of what they cost with the copies they take, as far as that is known by then.
 
-    One request alone is tried first, on the largest of the machines that differ only in how much of the same they have:
-    what is too slow or too small for that stays so in any size and number.
+    One request alone and all of them are tried first on the largest of the machines that differ only in how much of
+    the same they have: what is too slow or too small for one stays so in any number, and both give the copies to try.
     """
     holding = [one for one in offers if holds_weights(request, one)]
     able = [one for one in holding if reads_fast_enough(request, one)]
     order = cheapest_first(able, terms.hours_per_day, terms.years)
     usd = [one.usd_per_month(terms.hours_per_day, terms.years) for one in order]
-    queue = [_Tried(each, number, 1) for number, each in enumerate(usd)]
+    queue = [_Tried(each, number, None) for number, each in enumerate(usd)]
     heapify(queue)
-    searcher = _Searcher(request, most, progress)
+    searcher = _Searcher(request, able, most, progress)
     met: list[Met] = []
     while queue and not searcher.spent and len(met) < top:
         tried = heappop(queue)
@@ -157,17 +188,23 @@ def _cheapest(
         if any(one.offer.gpu.key == offer.gpu.key for one in met):
             # More of the same GPU is the next step up of a way that is listed.
             continue
-        alone_s = searcher.alone_s(max([one for one in order if one.group == offer.group], key=memory_bytes))
-        if alone_s is None:
+        group = searcher.group(offer)
+        if group is None:
             continue
-        asked = _share(request, offer, tried.copies)
+        copies = tried.copies
+        if copies is None:
+            copies = searcher.copies(offer, group)
+            if copies > 1:
+                heappush(queue, _Tried(usd[tried.number] * copies, tried.number, copies))
+                continue
+        asked = _share(request, offer, copies)
         found, fastest_s = searcher.best(asked)
         if found is not None:
-            met.append(Met(offer, tried.copies, asked, found))
+            met.append(Met(offer, copies, asked, found))
             continue
-        copies = _next_copies(asked, tried.copies, alone_s, fastest_s, request.demand.concurrency)
-        if copies is not None:
-            heappush(queue, _Tried(usd[tried.number] * copies, tried.number, copies))
+        more = _next_copies(asked, copies, group.alone_s, fastest_s, request.demand.concurrency)
+        if more is not None:
+            heappush(queue, _Tried(usd[tried.number] * more, tried.number, more))
     left = len({entry.number for entry in queue})
     return Tally(met, len(offers) - len(holding), len(holding) - len(able), searcher.searched, left)
 
@@ -183,7 +220,7 @@ def _next_copies(asked: Request, copies: int, alone_s: float, fastest_s: float |
     more = copies * 2
     if limit is not None and fastest_s is not None and fastest_s > limit > alone_s and each > 1:
         per_request_s = (fastest_s - alone_s) / (each - 1)
-        more = max(copies + 1, ceil(wanted / (1 + (limit - alone_s) / per_request_s)))
+        more = max(ceil(copies * 1.25), ceil(wanted / (1 + (limit - alone_s) / per_request_s)))
     return min(more, wanted, COPIES)
 
 

@@ -99,7 +99,10 @@ class Have(Record):
 
 
 class Searched(Record):
-    """How many machines were looked at, and how many were excluded before the search and by what."""
+    """How many machines were looked at, and how many were excluded before the search and by what.
+
+    The counts are those for the maker's weights, where there are any.
+    """
 
     offers: int
     without_bytes: int
