@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "observe": "an engine's start-up log beside the prediction, kept as calibration",
     "recommend": "the least costly ways to meet a target: buy, rent or an API",
     "cost": "a plan's machine against the APIs of the same model",
+    "verify": "a running deployment beside its plan: speed, errors, KV capacity, modes",
     "models": "the built-in models",
     "hardware": "the accelerators and CPU memory systems that are known",
     "schema": "the JSON Schemas of what --json prints",

@@ -12,13 +12,13 @@ from moeplan.cli.parser import Parser, did_you_mean
 from moeplan.text_safe import shortened
 from planner.errors import BadRequest
 
-SCHEMAS: Final = ("plan", "grid", "inventory", "memory", "observation", "calibration", "cost", "recommend")
+SCHEMAS: Final = ("plan", "grid", "inventory", "memory", "observation", "calibration", "cost", "recommend", "verify")
 FOLDER: Final = Path(__file__).parent.parent / "schemas"
 
 
 def register(parser: Parser) -> None:
     """Which schema, or ``--write``."""
-    parser.usage = "%(prog)s plan | grid | inventory | memory | observation | calibration | cost | recommend"
+    parser.usage = "%(prog)s plan | grid | inventory | memory | observation | calibration | cost | recommend | verify"
     parser.add_argument("name", metavar="NAME", nargs="?", help=", ".join(SCHEMAS))
     parser.add_argument("--write", action="store_true", help="renew the checked-in files from the types")
 
@@ -52,6 +52,7 @@ def derived(name: str) -> str:
     from planner.memory_report import MemoryReport
     from planner.plan import Plan
     from planner.recommend_report import RecommendReport
+    from planner.verify_report import VerifyReport
 
     types: dict[str, type[BaseModel]] = {
         "plan": Plan,
@@ -62,6 +63,7 @@ def derived(name: str) -> str:
         "calibration": Calibration,
         "cost": CostReport,
         "recommend": RecommendReport,
+        "verify": VerifyReport,
     }
     if name == "inventory":
         schema = types[name].model_json_schema()
