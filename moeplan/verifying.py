@@ -27,7 +27,7 @@ from planner.options import Options
 from planner.plan import Candidate, Plan
 from planner.search import search
 from planner.speed import Speed
-from planner.verify import Expected, compare, expected_of, load_step, planned_speed, verdict_of
+from planner.verify import Expected, compare, expected_of, kv_tokens_of, load_step, planned_speed, verdict_of
 from planner.verify_report import VERIFY_SCHEMA, Check, EndpointRef, LoadStep, VerifyReport
 
 KEY_VARIABLES: Final = ("MOEPLAN_API_KEY", "VLLM_API_KEY", "OPENAI_API_KEY")
@@ -104,6 +104,7 @@ def verify(
     checks = _checks(server, asked, candidate, limits, deadline)
     pairs = [(step, _expected(plan, candidate, step, notes)) for step in steps]
     rows = compare(plan, candidate, endpoint, pairs)
+    kv_tokens, kv_source = kv_tokens_of(candidate, endpoint)
     verdict, differs = verdict_of(rows, steps, checks)
     report = VerifyReport(
         schema=VERIFY_SCHEMA,
@@ -118,8 +119,8 @@ def verify(
             engine=endpoint.engine,
             version=endpoint.version,
             max_model_len=endpoint.max_model_len,
-            kv_tokens=endpoint.kv_tokens,
-            kv_source=endpoint.kv_source,
+            kv_tokens=kv_tokens,
+            kv_source=kv_source,
             answered=endpoint.answered,
         ),
         steps=tuple(steps),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from hwdetect.serving.endpoint import Endpoint
 from hwdetect.serving.load import Step, errors_of, percentile
@@ -73,6 +73,18 @@ def compare(
     return tuple(rows)
 
 
+def kv_tokens_of(candidate: Candidate, endpoint: Endpoint) -> tuple[int | None, str]:
+    """Tokens of the server's KV cache, and where they stand.
+
+    llama.cpp's slots share one cache where the plan starts it so (``--kv-unified``), and divide it where not.
+    """
+    if endpoint.kv_tokens is not None or endpoint.slots is None or endpoint.max_model_len is None:
+        return endpoint.kv_tokens, endpoint.kv_source
+    if "--kv-unified" in candidate.launch.argv:
+        return endpoint.max_model_len, "/props, n_ctx of the slots, which share one cache as planned"
+    return endpoint.max_model_len * endpoint.slots, "/props, n_ctx x total_slots"
+
+
 def verdict_of(
     rows: Sequence[out.Compared], steps: Sequence[out.LoadStep], checks: Sequence[out.Check]
 ) -> tuple[str, tuple[str, ...]]:
@@ -109,22 +121,25 @@ def _identity(candidate: Candidate, endpoint: Endpoint) -> list[out.Compared]:
     return rows
 
 
-def _same_version(planned: str, running: str) -> bool:
-    """Whether a running version is the planned one; builds that are no version are not told apart."""
+def _same_version(planned: str, running: str) -> bool | None:
+    """Whether a running version is the planned one; None for a build that names no version."""
     try:
         numbers = version_tuple(running)
     except UnknownVersion:
-        return True
+        return None
     wanted = version_tuple(planned)
     return numbers[: min(2, len(wanted))] == wanted[:2]
 
 
-def _text_row(term: str, planned: str, running: str | None, same: bool, action: str) -> out.Compared:
+def _text_row(
+    term: Literal["engine", "version"], planned: str, running: str | None, same: bool | None, action: str
+) -> out.Compared:
+    known = running is not None and same is not None
     return out.Compared(
-        term=term,  # type: ignore[arg-type]
+        term=term,
         concurrency=None, predicted=None, predicted_text=planned, observed=None, observed_text=running or "",
-        verdict="not_measured" if running is None else "holds" if same else "differs", outside=0.0,
-        predicted_for="the plan", action="" if running is None or same else action,
+        verdict="not_measured" if not known else "holds" if same else "differs", outside=0.0,
+        predicted_for="the plan", action=action if known and not same else "",
     )  # fmt: skip
 
 
@@ -135,7 +150,15 @@ def _kv_row(candidate: Candidate, endpoint: Endpoint) -> out.Compared:
         low = cache.tokens * cache.budget_low_bytes_per_rank / cache.budget_bytes_per_rank
         high = cache.tokens * cache.budget_high_bytes_per_rank / cache.budget_bytes_per_rank
     predicted = Range(low=min(low, cache.tokens), expected=cache.tokens, high=max(high, cache.tokens))
-    row = _row("kv_tokens", None, predicted, endpoint.kv_tokens, "the plan", more_is_better=True, slack=KV_ROUNDING)
+    row = _row(
+        "kv_tokens",
+        None,
+        predicted,
+        kv_tokens_of(candidate, endpoint)[0],
+        "the plan",
+        more_is_better=True,
+        slack=KV_ROUNDING,
+    )
     if row.verdict == "differs":
         action = "fewer tokens fit than planned: compare the engine's start-up log with `moeplan observe`"
         return row.model_copy(update={"action": action})
@@ -168,9 +191,9 @@ def _speed_rows(step: out.LoadStep, expected: Expected | None) -> list[out.Compa
         total = _whole_rate(step, expected)
         rows.append(_row("throughput", step.concurrency, total, rate, expected.load, more_is_better=True))
     actions = {
-        "tpot": "lower --max-num-seqs or the concurrency, or `moeplan bench` the kernels of this machine",
-        "ttft": "shorten the prompts, raise the prefix-cache hits, or give prefill more tokens at a time",
-        "throughput": "see the terms above: the rate follows from them",
+        "tpot": "lower the concurrency, or plan again with this measurement in mind: the machine is slower than its kind",
+        "ttft": "shorten the prompts, or serve more of them from the prefix cache",
+        "throughput": "follows from the terms above",
     }
     return [row.model_copy(update={"action": actions[row.term]}) if row.verdict == "differs" else row for row in rows]
 

@@ -21,7 +21,11 @@ _SAMPLE: Final = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(\{[^\n]*\})?\s+([0-9eE.
 
 
 class Endpoint(NamedTuple):
-    """A server's own account of itself; None is what it does not say. ``kv_source`` names where the tokens stand."""
+    """A server's own account of itself; None is what it does not say. ``kv_source`` names where the tokens stand.
+
+    llama.cpp tells the length of a slot and their number, and not whether they share one cache: then ``kv_tokens`` is
+    None and ``slots`` is not.
+    """
 
     models: tuple[str, ...]
     engine: str | None
@@ -31,6 +35,7 @@ class Endpoint(NamedTuple):
     kv_source: str
     answered: tuple[str, ...]
     notes: tuple[str, ...]
+    slots: int | None = None
 
 
 def read_endpoint(server: Server) -> Endpoint:
@@ -60,6 +65,7 @@ def read_endpoint(server: Server) -> Endpoint:
     engine = _engine(names, owners, props)
     version: str | None = None
     kv: tuple[int | None, str] = (None, "")
+    slots: int | None = None
     if engine == "vllm":
         version = _text(_mapping(asked("/version")).get("version"))
         kv = _vllm_tokens(samples), "/metrics, vllm:cache_config_info"
@@ -70,11 +76,11 @@ def read_endpoint(server: Server) -> Endpoint:
         kv = (tokens, "/metrics, sglang:max_total_num_tokens") if tokens else (_sglang_tokens(info), "/get_server_info")
     elif engine == "llama.cpp" and props is not None:
         version = _text(props.get("build_info"))
-        each = _count(_mapping(props.get("default_generation_settings")).get("n_ctx"))
+        longest = longest or _count(_mapping(props.get("default_generation_settings")).get("n_ctx"))
         slots = _count(props.get("total_slots"))
-        longest = longest or each
-        kv = (each * slots if each and slots else None), "/props, n_ctx x total_slots"
-    return Endpoint(models, engine, version, longest, kv[0], kv[1] if kv[0] else "", tuple(answered), tuple(notes))
+    return Endpoint(
+        models, engine, version, longest, kv[0], kv[1] if kv[0] else "", tuple(answered), tuple(notes), slots
+    )
 
 
 def read_metrics(text: str) -> list[tuple[str, dict[str, str], float]]:

@@ -20,7 +20,9 @@ from hwdetect.serving.client import Broken, Server, Unreachable, post_events, po
 
 CHAT: Final = "/v1/chat/completions"
 WORD: Final = "alpha "
-PROBE_WORDS: Final = 200
+PROBE_SHARE: Final = 8
+"""A word has one to some tokens: an eighth as many words as tokens are wanted is within the context."""
+MOST_PROBE_WORDS: Final = 200
 LEAST_GAPS: Final = 2
 """A time per token needs so many gaps between tokens."""
 
@@ -68,7 +70,8 @@ def words_for(server: Server, model: str, input_tokens: int, timeout_s: float) -
     Raises ``Broken`` where it does not count, ``Unreachable`` where it does not answer.
     """
     counts = []
-    for words in (1, PROBE_WORDS + 1):
+    more = max(2, min(MOST_PROBE_WORDS, input_tokens // PROBE_SHARE))
+    for words in (1, more + 1):
         body = {"model": model, "messages": [_message(0, words)], "max_tokens": 1}
         answer = post_json(server, CHAT, body, timeout_s)
         usage = answer.get("usage") if isinstance(answer, dict) else None
@@ -76,7 +79,7 @@ def words_for(server: Server, model: str, input_tokens: int, timeout_s: float) -
         if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
             raise Broken("wrong JSON", "the answer does not say how many tokens the prompt had (usage.prompt_tokens)")
         counts.append(tokens)
-    each = (counts[1] - counts[0]) / PROBE_WORDS
+    each = (counts[1] - counts[0]) / more
     if each <= 0:
         raise Broken("wrong JSON", "usage.prompt_tokens does not grow with the prompt")
     fixed = counts[0] - each
