@@ -84,9 +84,9 @@ class Slots:
 
 
 def slots_needed(expert_bytes: float, top_k: int, experts: int, options: Options) -> int:
-    """Experts that a pool holds: all of them if memory allows, else as many as fit.
+    """Experts that a pool holds: what the largest batch may hit, but at least four times the cache.
 
-    Raises ``MemoryError`` where that is less than four times the cache, or than two tokens use.
+    Raises ``MemoryError`` where the memory allowed holds less than four times the cache, or than two tokens use.
     """
     least = max(int(-(-4 * options.cache_bytes // expert_bytes)), 2 * top_k)
     room = int(options.memory_bytes // expert_bytes)
@@ -95,4 +95,4 @@ def slots_needed(expert_bytes: float, top_k: int, experts: int, options: Options
             f"{least * expert_bytes / 1e9:.1f} GB of weights are needed to stay out of the cache, "
             f"{options.memory_bytes / 1e9:.1f} GB are allowed"
         )
-    return max(min(experts, room), least)
+    return max(least, min(experts, options.largest_batch * top_k, room))

@@ -25,7 +25,7 @@ class Options:
 
     ``seconds`` are spent on one case, ``cache_bytes`` is the last-level cache, ``memory_bytes`` what a worker may use,
     ``trace`` a ``.npy`` of recorded expert ids (tokens, top_k) when ``routing`` is ``replay``, ``library`` a shared
-    library that the user names, ``path`` a file or folder for disk reads.
+    library that the user names, ``path`` a file or folder for disk reads, ``largest_batch`` the largest one of the series.
     """
 
     threads: int = 1
@@ -36,6 +36,7 @@ class Options:
     trace: str | None = None
     library: str | None = None
     path: str | None = None
+    largest_batch: int = 1
     seed: int = 1
 
 
