@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from formulas.units import GIB
+from hwdetect.bench.measured import MeasuredSeries
 from moeplan.cli.output import write_whole
 from moeplan.text_safe import printable
 from planner.compare import Row
@@ -61,6 +62,7 @@ class Calibration(Record):
     fingerprint: str
     machine: str
     startups: tuple[Startup, ...] = ()
+    kernels: tuple[MeasuredSeries, ...] = ()
 
 
 def fingerprint(inventory: Inventory) -> str:
@@ -108,6 +110,57 @@ def store(
 
     Raises ``BadRequest`` where the file is no calibration, is another machine's, or cannot be written.
     """
+
+    def with_startup(found: Calibration) -> Calibration:
+        kept = [one for one in found.startups if not _same(one, startup)]
+        return found.model_copy(update={"startups": (*kept, startup)[-MAX_STARTUPS:]})
+
+    _renew(path, with_startup, machine, description, generated_by, make_folder)
+
+
+def store_kernels(
+    path: Path,
+    series: Sequence[MeasuredSeries],
+    *,
+    machine: str,
+    description: str,
+    generated_by: str,
+    make_folder: bool = False,
+) -> None:
+    """Add measured kernels to a calibration: a new point replaces the old one, a new version all of the old.
+
+    Raises as ``store`` does.
+    """
+
+    def with_kernels(found: Calibration) -> Calibration:
+        kept = {_kernel_key(one): one for one in found.kernels}
+        for one in series:
+            old = kept.get(_kernel_key(one))
+            kept[_kernel_key(one)] = _joined(old, one) if old is not None else one
+        return found.model_copy(update={"kernels": tuple(kept.values())})
+
+    _renew(path, with_kernels, machine, description, generated_by, make_folder)
+
+
+def _kernel_key(one: MeasuredSeries) -> tuple[str, str, str, int | None]:
+    return one.series, one.provider, one.routing, one.threads
+
+
+def _joined(old: MeasuredSeries, new: MeasuredSeries) -> MeasuredSeries:
+    if (old.version, old.device) != (new.version, new.device):
+        return new
+    points = {(point.batch, point.context): point for point in (*old.points, *new.points)}
+    return new.model_copy(update={"points": tuple(points[key] for key in sorted(points))})
+
+
+def _renew(
+    path: Path,
+    change: Callable[[Calibration], Calibration],
+    machine: str,
+    description: str,
+    generated_by: str,
+    make_folder: bool,
+) -> None:
     try:
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,12 +170,10 @@ def store(
                 raise BadRequest(
                     f"--calibration {printable(str(path))}: it is of another machine, {found.machine[:80]}"
                 )
-            extra = dict(found.model_extra or {}) if found is not None else {}
-            kept = [one for one in (found.startups if found is not None else ()) if not _same(one, startup)]
-            renewed = Calibration.model_validate({
-                **extra, "schema": CALIBRATION_SCHEMA, "generated_by": generated_by, "fingerprint": machine,
-                "machine": description, "startups": [*kept, startup][-MAX_STARTUPS:],
-            })  # fmt: skip
+            start = found or Calibration(
+                schema=CALIBRATION_SCHEMA, generated_by=generated_by, fingerprint=machine, machine=description
+            )
+            renewed = change(start).model_copy(update={"generated_by": generated_by, "machine": description})
             write_whole(path, renewed.model_dump_json(indent=2, by_alias=True) + "\n", "--calibration")
     except OSError as error:
         raise BadRequest(f"--calibration {printable(str(path))}: {error.strerror or error}") from None

@@ -50,11 +50,3 @@ PROVIDERS: Final[dict[Kernel, tuple[Provider, ...]]] = {
 }
 """Kernels that are missing here have no provider yet, and a case of them says so."""
 
-
-def is_gpu(kernel: Kernel) -> bool:
-    """Whether a kernel runs on a GPU.
-
-    >>> is_gpu("grouped_moe"), is_gpu("cpu_moe"), is_gpu("mla_prefill")
-    (True, False, True)
-    """
-    return kernel not in ("cpu_moe", "cpu_dense", "cpu_attention", "decode_layer", "memory_read", "disk_read")

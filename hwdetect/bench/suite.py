@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from formulas.roofline import roofline_s
 from hwdetect.bench.case import KernelCase
-from hwdetect.bench.providers import PROVIDERS, Provider, is_gpu
+from hwdetect.bench.providers import PROVIDERS, Provider
 from hwdetect.bench.result import BenchRow, Correctness, NotMeasured, NotRun, RoutingResult, doubt, quartiles
 from hwdetect.bench.worker import Worker, WorkerDied
 
@@ -222,7 +222,7 @@ def _row(
     samples = tuple(float(sample) for sample in answer["samples_s"])
     low, median, high = quartiles(samples)
     distinct = answer["distinct_experts"]
-    gpu = is_gpu(case.kernel)
+    gpu = provider.device == "gpu"
     moved, flops = (0.0, 0.0) if case.kernel == "decode_layer" else case.work(distinct)
     reference = answer["reference_bytes_per_s"]
     routing = None

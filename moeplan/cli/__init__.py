@@ -21,6 +21,8 @@ COMMANDS: Final = {
     "estimate": "price exactly one configuration, with its memory ledger",
     "memory": "weights by quantization and class, KV cache by layout and dtype",
     "detect": "this machine, every value with where it comes from",
+    "bench": "measure the kernels that a plan depends on, and keep them as calibration",
+    "validate": "a plan's own kernels measured beside its prediction",
     "launch": "write the start script of a plan",
     "observe": "an engine's start-up log beside the prediction, kept as calibration",
     "models": "the built-in models",

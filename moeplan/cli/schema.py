@@ -12,13 +12,13 @@ from moeplan.cli.parser import Parser, did_you_mean
 from moeplan.text_safe import shortened
 from planner.errors import BadRequest
 
-SCHEMAS: Final = ("plan", "inventory", "memory", "observation", "calibration")
+SCHEMAS: Final = ("plan", "inventory", "memory", "observation", "calibration", "bench", "validation")
 FOLDER: Final = Path(__file__).parent.parent / "schemas"
 
 
 def register(parser: Parser) -> None:
     """Which schema, or ``--write``."""
-    parser.usage = "%(prog)s plan | inventory | memory | observation | calibration"
+    parser.usage = "%(prog)s plan | inventory | memory | observation | calibration | bench | validation"
     parser.add_argument("name", metavar="NAME", nargs="?", help=", ".join(SCHEMAS))
     parser.add_argument("--write", action="store_true", help="renew the checked-in files from the types")
 
@@ -45,8 +45,10 @@ def derived(name: str) -> str:
     from pydantic import BaseModel
 
     from hwdetect.inventory import Inventory
+    from moeplan.bench_report import BenchReport
     from moeplan.calibration import Calibration
     from moeplan.observing import ObservationReport
+    from moeplan.validating import Validation
     from planner.memory_report import MemoryReport
     from planner.plan import Plan
 
@@ -56,6 +58,8 @@ def derived(name: str) -> str:
         "memory": MemoryReport,
         "observation": ObservationReport,
         "calibration": Calibration,
+        "bench": BenchReport,
+        "validation": Validation,
     }
     if name == "inventory":
         schema = types[name].model_json_schema()

@@ -16,7 +16,6 @@ from .timing import Options, Prepared, relative_error
 BOUND_QUANTIZED = 0.03
 """Activations are rounded to 8 bits: in blocks of 256 whose largest decides, 2-2.5 % after two projections."""
 BOUND_FLOAT = 0.01
-REFERENCE_BYTES = 64 << 20
 STEP_BYTES = 64 << 20
 """Weights of one timed step: small matrices are multiplied several to a graph, as a model's graph does."""
 OUTPUT_BYTES = 512 << 20
@@ -49,7 +48,7 @@ def _bound(ggml: Ggml, kind: int) -> float:
 
 
 def _reader(options: Options) -> Callable[[], float]:
-    return reference_reader(max(REFERENCE_BYTES, options.cache_bytes), options.threads)
+    return reference_reader(options.cache_bytes, options.threads)
 
 
 def _silu(values: Array) -> Array:
@@ -72,9 +71,8 @@ def _moe(ggml: Ggml, quantization: str, dims: dict[str, int], options: Options) 
         memory = ggml.weight_memory(kind, columns, rows, by_id=True)
         notes.add("weights repacked for this CPU" if memory != ggml.plain else "weights as stored")
         ggml.allocate(context, memory)
-        # Up reads gate's rows shifted by one, so that taking one for the other would be noticed.
-        data = source.fill(rows * count + 1)
-        ggml.set(tensors[-1], data[1:] if len(tensors) == 2 else data[:-1])
+        # Up has gate's rows shifted by one, so that taking one for the other would be noticed.
+        ggml.set_rows(tensors[-1], source, rows * count, first=len(tensors) - 1 & 1, whole=memory != ggml.plain)
     slots = Slots(count, options.seed)
     router = Router(dims["experts"], dims["experts_total"], top_k, options)
     reader = _reader(options)

@@ -145,6 +145,16 @@ class Ggml:
             raise ValueError(f"a tensor of {size} bytes is given {data.nbytes}")
         self.call.ggml_backend_tensor_set(tensor, data.ctypes.data, 0, size)
 
+    def set_rows(self, tensor: Handle, source: Pattern, rows: int, *, first: int, whole: bool) -> None:
+        """Fill a tensor with a pattern's rows from ``first`` on; ``whole`` where its memory takes them only at once."""
+        if whole:
+            self.set(tensor, source.fill(rows + first)[first:])
+            return
+        tile = np.roll(source.stored, -first, axis=0)
+        size, end = tile.nbytes, rows * tile.shape[1]
+        for offset in range(0, end, size):
+            self.call.ggml_backend_tensor_set(tensor, tile.ctypes.data, offset, min(size, end - offset))
+
     def get(self, tensor: Handle, shape: tuple[int, ...]) -> Array:
         """A copy of a float32 tensor."""
         data = np.empty(shape, dtype=np.float32)
@@ -193,10 +203,13 @@ class Pattern(NamedTuple):
 
     def fill(self, rows: int) -> Array:
         """Bytes of a tensor of so many rows."""
-        return np.resize(self.stored, (rows, self.stored.shape[1]))
+        times, width = -(-rows // PATTERN_ROWS), self.stored.shape[1]
+        room = np.empty((times, PATTERN_ROWS, width), dtype=np.uint8)
+        room[:] = self.stored
+        return room.reshape(-1, width)[:rows]
 
 
-PATTERN_ROWS = 61
+PATTERN_ROWS = 13
 """Prime, so that no blocking of rows by a kernel lines up with it."""
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+PARTS = 8
+LEAST_BYTES = 16 << 20
 
 
 def read_once(chunks: list[Array], pool: ThreadPoolExecutor | None) -> None:
@@ -28,20 +30,21 @@ def filled(size: int) -> Array:
     return room
 
 
-def reference_reader(size: int, threads: int) -> Callable[[], float]:
-    """What reads ``size`` bytes, each call another part of four such, and returns bytes per second."""
-    room = filled(4 * size)
-    quarters = np.array_split(room, 4)
+def reference_reader(cache_bytes: int, threads: int) -> Callable[[], float]:
+    """What reads memory that is in no cache, each call the next part of it, and returns bytes per second."""
+    room = filled(max(2 * cache_bytes, PARTS * LEAST_BYTES))
+    parts = np.array_split(room, PARTS)
     pool = ThreadPoolExecutor(threads) if threads > 1 else None
     clock = time.perf_counter if threads > 1 else time.process_time
     turn = 0
 
     def read() -> float:
         nonlocal turn
-        chunks = np.array_split(quarters[turn % 4], threads)
+        part = parts[turn % PARTS]
         turn += 1
+        chunks = np.array_split(part, threads)
         started = clock()
         read_once(chunks, pool)
-        return float(quarters[0].nbytes / (clock() - started))
+        return float(part.nbytes / (clock() - started))
 
     return read

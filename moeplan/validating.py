@@ -1,0 +1,5 @@
+from planner.plan import Record
+
+
+class Validation(Record):
+    pass
