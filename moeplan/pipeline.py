@@ -17,7 +17,7 @@ from planner.hardware import describe, machine_of
 from planner.memory_report import MemoryReport
 from planner.options import Options
 from planner.plan import Plan
-from planner.search import search
+from planner.search import no_collection, search
 from profiles.config_reader import BadConfig, UnknownFamily
 from profiles.headers.errors import BadModelFile
 from profiles.library import load_model
@@ -25,7 +25,7 @@ from profiles.model import ModelSpec
 from profiles.names import AmbiguousName, UnknownName
 
 GENERATED_BY = f"moeplan {__version__}"
-MAX_INVENTORY_BYTES = 64 << 20
+MAX_INVENTORY_BYTES = 512 << 20
 Source = Literal["flags", "detected", "file"]
 
 
@@ -86,12 +86,18 @@ def _inventory_file(path: Path) -> Inventory:
         raise BadRequest(f"--inventory {path}: {error}") from None
 
 
+@no_collection()
 def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Plan:
     """``plan``, or with ``exact`` ``estimate``."""
     model = read_model(options.model)
     inventory, source = read_inventory(options)
     machine = machine_of(inventory, source)
     request = build_request(options, model, machine, exact=exact)
+    if not exact and len(machine.nodes) > 1:
+        from planner.fleet import is_fleet, plan_fleet
+
+        if is_fleet(machine):
+            return plan_fleet(request, inventory, GENERATED_BY, progress)
     outcome = search(request, progress)
     return make_plan(request, outcome, _inventory_dict(inventory), GENERATED_BY)
 

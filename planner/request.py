@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from hwdetect.bench.measured import MeasuredSeries
 from planner.machine import Machine
 from profiles.mixtures import ReleaseTensors
 from profiles.model import ModelSpec, Release
@@ -52,6 +53,8 @@ class Settings:
     flash_attention: bool | None = None
     n_cpu_moe: int | None = None
     enforce_eager: bool = False
+    draft_tokens: int | None = None
+    accept_length: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,10 @@ class PricedRelease:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Everything the search needs. ``exact`` asks for one configuration as given, ``estimate``."""
+    """Everything the search needs. ``exact`` asks for one configuration as given, ``estimate``.
+
+    ``kernels`` are series that were measured on this very machine.
+    """
 
     model: ModelSpec
     machine: Machine
@@ -112,3 +118,4 @@ class Request:
     top: int = 5
     exact: bool = False
     workload_given: bool = True
+    kernels: tuple[MeasuredSeries, ...] = ()
