@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -34,6 +34,9 @@ CALIBRATION_SCHEMA: Final = "moeplan.calibration/1"
 MAX_FILE_BYTES: Final = 16 << 20
 MAX_STARTUPS: Final = 200
 """Start-ups kept for a machine; the oldest goes first."""
+STALE_AFTER: Final = timedelta(days=90)
+PACKAGES: Final = {"ggml": "xllamacpp", "onnxruntime_cpu": "onnxruntime"}
+"""Whose version a provider's is, where it is installed beside this program."""
 NONE: Final = "none"
 AUTO: Final = "auto"
 
@@ -140,6 +143,65 @@ def store_kernels(
         return found.model_copy(update={"kernels": tuple(kept.values())})
 
     _renew(path, with_kernels, machine, description, generated_by, make_folder)
+
+
+def load_kernels(choice: str, inventory: Inventory) -> tuple[tuple[MeasuredSeries, ...], tuple[str, ...]]:
+    """The measured kernels of a machine, and for each that is refused the reason.
+
+    Refused is what is older than ``STALE_AFTER``, and what another version of a library measured than is installed
+    now. Raises ``BadRequest`` for a file that was named and is no calibration of this machine; what lies in the data
+    folder is refused with a note instead.
+    """
+    machine = fingerprint(inventory)
+    path = place_of(choice, machine)
+    try:
+        found = _read(path) if path is not None else None
+        if found is None:
+            if choice not in (AUTO, NONE):
+                raise BadRequest(f"--calibration {printable(choice)}: no such file")
+            return (), ()
+        if found.fingerprint != machine:
+            raise BadRequest(f"--calibration {printable(str(path))}: it is of another machine, {found.machine[:80]}")
+    except (BadRequest, OSError) as error:
+        if choice != AUTO:
+            raise
+        return (), (f"not used: {error}",)
+    kept, reasons = [], []
+    for series in found.kernels:
+        reason = _stale(series)
+        if reason is None:
+            kept.append(series)
+        else:
+            reasons.append(reason)
+    return tuple(kept), tuple(dict.fromkeys(reasons))
+
+
+def _stale(series: MeasuredSeries) -> str | None:
+    """Why a series is no evidence any more."""
+    try:
+        age = datetime.now(UTC).date() - datetime.fromisoformat(series.date).date()
+    except ValueError:
+        return f"kernels of {printable(series.provider)} are not used: they have no date"
+    if age > STALE_AFTER:
+        return (
+            f"kernels of {printable(series.provider)} are not used: measured on {series.date}, more than "
+            f"{STALE_AFTER.days} days ago; moeplan bench renews them"
+        )
+    package = PACKAGES.get(series.provider)
+    if package is None:
+        return None
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        installed = f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return None
+    if package in series.version and installed not in series.version:
+        return (
+            f"kernels of {printable(series.provider)} are not used: measured with {printable(series.version)}, and "
+            f"{installed} is installed now; moeplan bench renews them"
+        )
+    return None
 
 
 def _kernel_key(one: MeasuredSeries) -> tuple[str, str, str, int | None]:

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any, Literal
 
+from hwdetect.bench.measured import MeasuredSeries
 from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
 from moeplan.cli.progress import progress_bar

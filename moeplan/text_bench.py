@@ -11,11 +11,13 @@ from rich.text import Text
 
 from hwdetect.bench.result import BenchRow, NotRun
 from moeplan.text import BAD, DOUBTFUL, FAINT, bullets, cell, heading, line, pairs, stacked, table, verbatim
-from moeplan.text_numbers import plural
+from moeplan.text_numbers import plural, span
 from moeplan.text_safe import shortened
 
 if TYPE_CHECKING:
     from moeplan.bench_report import BenchReport
+    from moeplan.validating import Validation
+    from planner.plan import Range
 
 BAR: Final = 12
 ENDINGS: Final = {
@@ -155,7 +157,7 @@ def _reason(one: NotRun) -> str:
     return f"{one.provider}: {shortened(one.reason)[1:-1]}"
 
 
-def _missing(report: BenchReport) -> RenderableType | None:
+def _missing(report: BenchReport | Validation) -> RenderableType | None:
     groups: dict[tuple[str, ...], list[str]] = {}
     for case in report.not_measured:
         named = f"{case.series} at {case.batch}" + (f" and {case.context:,} cached" if case.context else "")
@@ -167,3 +169,49 @@ def _missing(report: BenchReport) -> RenderableType | None:
         more = f" and {len(cases) - 3} more" if len(cases) > 3 else ""
         lines.append(f"{'; '.join(cases[:3])}{more}: {'; '.join(reasons)}")
     return stacked(heading("Not measured"), bullets(lines, BAD))
+
+
+def validation_view(result: Validation) -> RenderableType:
+    """Predicted against measured."""
+    old, new = result.predicted_tpot_s, result.corrected_tpot_s
+    verdict = {
+        "holds": "holds: the corrected time per token lies in the predicted range",
+        "differs": f"differs: {result.difference or 0:+.0%} per token, most of it in {result.term or 'no one kernel'}",
+        "undetermined": "could not be determined: too little of a step could be measured",
+    }[result.verdict]
+    better = result.better
+    rows: list[list[str | Text]] = [
+        [
+            cell(kernel.what, kernel.series),
+            f"{kernel.batch} at {kernel.context:,}" if kernel.context else str(kernel.batch),
+            str(kernel.times or "prompt"),
+            _milliseconds_range(kernel.predicted_s),
+            _milliseconds_range(kernel.measured_s),
+            f"{kernel.ratio:.2f}" if kernel.ratio is not None else "",
+        ]
+        for kernel in result.kernels
+    ]
+    return stacked(
+        line(""),
+        pairs(
+            (
+                ("plan", f"{result.plan}, rank {result.rank}: {result.configuration}"),
+                ("machine", result.machine),
+                ("predicted", f"{span(old.low * 1e3, old.high * 1e3)} ms for each token"),
+                ("corrected", f"{span(new.low * 1e3, new.high * 1e3)} ms for each token" if new else ""),
+                ("verdict", verdict),
+                (
+                    "better now",
+                    f"{better.engine}, {better.quantization}, {better.parallel}: {better.why}" if better else "",
+                ),
+                ("kept in", result.calibration or ""),
+            )
+        ),
+        table(("kernel", ">batch", ">times", ">predicted, ms", ">measured, ms", ">measured / predicted"), rows),
+        _missing(result),
+        bullets(result.notes, FAINT) if result.notes else None,
+    )
+
+
+def _milliseconds_range(quantity: Range | None) -> str:
+    return span(quantity.low * 1e3, quantity.high * 1e3) if quantity is not None else ""

@@ -321,7 +321,7 @@ def performance_of(speed: Speed) -> out.Performance:
         tpot_s=_range(speed.tpot_s),
         effective_concurrency=round(speed.effective_concurrency, 2),
         bound_by=speed.bound_by,
-        evidence="modelled",
+        evidence=evidence_of(speed),
     )
 
 
@@ -335,6 +335,15 @@ def kernel_ref(case: KernelCase) -> out.Kernel:
         batch=case.batch,
         context=case.context,
     )
+
+
+def evidence_of(speed: Speed) -> str:
+    """How the speed is known: modelled, or how much of it from kernels that were measured on this machine."""
+    share = speed.measured_share
+    if not share:
+        return "modelled"
+    source = next(term.source for term in speed.serving.step.terms if term.measured)
+    return f"calibrated: {share:.0%} of the time is {source}, the rest modelled"
 
 
 def quality_of_release(request: Request, release: Release) -> out.Quality:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from math import exp, hypot, log, sqrt
+from math import ceil, exp, hypot, log, sqrt
 from typing import Final, NamedTuple
 
 from hwdetect.bench.case import KernelCase
 from hwdetect.bench.measured import MeasuredPoint, MeasuredSeries
-from planner.cases import Use, at, is_attention
+from planner.budget import Term, merged
+from planner.cases import Use, at, is_attention, uses_of
+from planner.engines.base import Priced
+from planner.request import PricedRelease, Request
 
 CPU_KERNELS: Final = frozenset(("cpu_moe", "cpu_dense", "cpu_attention"))
 LEAST_SPREAD: Final = 1.05
 """Two runs of one CPU kernel differ by this even when each is steady."""
+SCALED_SPREAD: Final = 1.5
 ENGINE_PROVIDERS: Final[dict[str, tuple[str, ...]]] = {
     "llama.cpp": ("ggml",),
     "ktransformers": ("kt_kernel",),
@@ -34,10 +38,11 @@ class Measured(NamedTuple):
 
 
 class CpuEvidence:
-    """Measured series by name; of several threads the count nearest to what is wanted."""
+    """Measured series by name; of several counts of threads the one nearest to what is wanted."""
 
     def __init__(self, series: Iterable[MeasuredSeries], engine: str, threads: int | None) -> None:
         providers = ENGINE_PROVIDERS.get(engine, ())
+        self._threads = threads
         self._series: dict[str, MeasuredSeries] = {}
         for one in series:
             if one.provider not in providers or one.threads is None:
@@ -52,8 +57,13 @@ class CpuEvidence:
         points = [point for point in series.points if point.median_s > 0 and point.bytes > 0] if series else []
         if series is None or not points:
             return None
-        source = f"{series.provider}, {series.version}, {series.date}"
-        return Measured(interpolated(case, points), _spread(points), source)
+        source = f"measured by {series.provider} ({series.version}) on {series.date}"
+        seconds, spread = interpolated(case, points), _spread(points)
+        if self._threads is None or not series.threads or series.threads == self._threads:
+            return Measured(seconds, spread, source)
+        # More threads share what one takes, as far as the memory that was read beside it allows; how far is not known.
+        source = f"{source} with {series.threads} threads, scaled to {self._threads}"
+        return Measured(seconds * series.threads / self._threads, spread * SCALED_SPREAD, source)
 
 
 def _distance(series: MeasuredSeries, threads: int | None) -> float:
@@ -103,6 +113,7 @@ class StepRow(NamedTuple):
     times: int
     seconds: float | None
     spread: float
+    source: str
 
 
 def step_rows(uses: Iterable[Use], evidence: CpuEvidence, batch: int, context: int) -> list[StepRow]:
@@ -117,8 +128,28 @@ def step_rows(uses: Iterable[Use], evidence: CpuEvidence, batch: int, context: i
         # Attention on a CPU is bound by its operations, which the bytes of the cache's scales do not change.
         scale = 1.0 if is_attention(case) else use.scale
         seconds = None if found is None else use.times * scale * found.seconds
-        rows.append(StepRow(use.what, case, use.times, seconds, 1.0 if found is None else found.spread))
+        spread, source = (1.0, "") if found is None else (found.spread, found.source)
+        rows.append(StepRow(use.what, case, use.times, seconds, spread, source))
     return rows
+
+
+def step_terms(
+    request: Request, release: PricedRelease, priced: Priced, batch: float, context: float
+) -> list[Term] | None:
+    """The CPU's part of a decode step, measured; None unless every kernel of it was.
+
+    A fraction of a sequence, which an average may have, counts as a whole one.
+    """
+    if not request.kernels:
+        return None
+    config = priced.config
+    node = request.machine.nodes[config.group.nodes[0] if config.group is not None else 0]
+    evidence = CpuEvidence(request.kernels, config.engine, round(node.host.cores) if node.host.cores else None)
+    rows = step_rows(uses_of(request, release, config), evidence, max(1, ceil(batch)), round(context))
+    if total(rows) is None:
+        return None
+    terms = [Term(row.what, row.seconds or 0.0, "CPU", row.spread, row.source, measured=True) for row in rows]
+    return list(merged(terms))
 
 
 def total(rows: Sequence[StepRow]) -> tuple[float, float] | None:

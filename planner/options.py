@@ -57,6 +57,7 @@ class Options:
     cache_type_k: str | None = None
     cache_type_v: str | None = None
     sequences: str | None = None
+    calibration: str | None = None
     kv_unified: bool = False
     flash_attention: str | None = None
     n_cpu_moe: str | None = None

@@ -17,6 +17,7 @@ from planner.budget import Budget, Term, fact, merged, spread_of
 from planner.engines.base import Priced
 from planner.kv import group_bytes_per_token
 from planner.machine import Gpu, Host, Node
+from planner.measured_cpu import step_terms
 from planner.request import PricedRelease, Request
 from profiles.model import ModelSpec
 
@@ -132,7 +133,11 @@ def offload_decode(
     parts = parts_of(request, priced)
     read, used = _shares(model, batch)
     terms: list[Term] = []
-    if config.group is None:
+    measured = step_terms(request, release, priced, batch, context)
+    if config.group is None and measured is not None:
+        nodes, each = _nodes(model), fact("cpu_node_s")
+        terms += [*measured, Term("graph nodes", nodes * each.value, "latency", spread_of(each), each.source)]
+    elif config.group is None:
         cache = context * batch * _cache_bytes(model, config.kv_dtype, 1)
         amortised = fact("core_batch_amortisation").value if batch > 4 else 1.0
         _, term = _cpu(
@@ -162,7 +167,7 @@ def offload_decode(
             _, term = _cpu(
                 request, release, node.host, parts.experts_ram * read, parts.experts_ram * used / amortised
             )
-            terms.append(term)
+            terms += measured or [term]
             turn = fact("cpu_turn_s")
             terms.append(
                 Term("GPU and CPU in turn", parts.expert_layers_ram * turn.value, "latency", spread_of(turn), turn.source)

@@ -50,6 +50,9 @@ BOUNDS: Final = (
     Flag("--max-kld", "X", "largest quality loss, in the suite of --quality-suite"),
     Flag("--quality-suite", "SUITE", "suite that --max-kld is measured in"),
 )
+CALIBRATION: Final = Flag(
+    "--calibration", "auto/none/FILE", "measured kernels to use: of this machine if it is planned for, none, a file's"
+)
 ENGINE: Final = Flag("--engine", "ENGINE", "vllm, sglang, llama.cpp or ktransformers")
 ENGINE_VERSION: Final = Flag("--engine-version", "0.18", "version of that engine")
 QUANT: Final = Flag("--quant", "int4", "quantization, publisher/quantization, or the repository of a release")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from moeplan.cli.arguments import (
+    CALIBRATION,
     CONCURRENCY,
     CONTEXT,
     ENGINE,
@@ -47,7 +48,7 @@ LLAMA_CPP = (
     Flag("--flash-attention", "on/off", "fused attention"),
     Flag("--n-cpu-moe", "N", "layers whose experts stay in RAM"),
 )
-SPEED = (CONCURRENCY, INPUT_TOKENS, OUTPUT_TOKENS)
+SPEED = (CONCURRENCY, INPUT_TOKENS, OUTPUT_TOKENS, CALIBRATION)
 
 
 def register(parser: Parser) -> None:

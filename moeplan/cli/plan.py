@@ -7,6 +7,7 @@ from pathlib import Path
 
 from moeplan.cli.arguments import (
     BOUNDS,
+    CALIBRATION,
     NARROWING,
     WORKLOAD,
     Flag,
@@ -20,6 +21,7 @@ from moeplan.cli.parser import Parser
 from moeplan.cli.progress import progress_bar
 
 ANSWER = (
+    CALIBRATION,
     Flag("--objective", "NAME", "balanced (the default), throughput, latency, context, cost or quality"),
     Flag("--top", "5", "how many candidates to show"),
     Flag("--explain", "", "every ledger with its formulas and sources, and every rejection"),

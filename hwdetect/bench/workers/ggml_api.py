@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,7 +82,7 @@ class Ggml:
     """The library with its functions typed, and one CPU backend with ``threads`` threads."""
 
     def __init__(self, options: Options) -> None:
-        self.path = library_path(options.library)
+        self.path, self.packaged = library_path(options.library), options.library is None
         try:
             self.library = ctypes.CDLL(str(self.path))
         except OSError as error:
@@ -113,8 +114,9 @@ class Ggml:
         return found
 
     def version(self) -> str:
-        """ggml's version, and the package that carries it."""
-        return f"ggml {self.call.ggml_version().decode()} ({self.path.name})"
+        """ggml's version, and the package or file that carries it."""
+        number = self.call.ggml_version().decode()
+        return f"ggml {number}, {'xllamacpp ' + version('xllamacpp') if self.packaged else self.path.name}"
 
     def type_number(self, quantization: str) -> int:
         """The number of a type. Raises ``CannotRun`` for one that this library does not have."""
