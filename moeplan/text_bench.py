@@ -16,7 +16,7 @@ from moeplan.text_safe import shortened
 
 if TYPE_CHECKING:
     from moeplan.bench_report import BenchReport
-    from moeplan.validating import Validation
+    from moeplan.validating import KernelComparison, Validation
     from planner.plan import Range
 
 BAR: Final = 12
@@ -64,7 +64,7 @@ def bar(share: float | None, width: int = BAR) -> str:
     return text[:-1] + "!" if share > 1.05 else text
 
 
-def what(row: BenchRow) -> str:
+def what(row: BenchRow | KernelComparison) -> str:
     """A kernel's format and shape in few words."""
     shape = row.shape
     if "inter" in shape:
@@ -182,7 +182,7 @@ def validation_view(result: Validation) -> RenderableType:
     better = result.better
     rows: list[list[str | Text]] = [
         [
-            cell(kernel.what, kernel.series),
+            cell(kernel.what, what(kernel)),
             f"{kernel.batch} at {kernel.context:,}" if kernel.context else str(kernel.batch),
             str(kernel.times or "prompt"),
             _milliseconds_range(kernel.predicted_s),

@@ -36,6 +36,8 @@ class KernelComparison(Record):
 
     series: str
     what: str
+    quantization: str
+    shape: dict[str, int]
     batch: int
     context: int
     times: int
@@ -218,11 +220,14 @@ def _comparison(
     host = request.machine.nodes[config.group.nodes[0] if config.group else 0].host
     use = next((use for use in uses if use.case.series == case.series), None)
     decode = use is not None and (case.context > 0 if is_attention(case) else _is_decode(case, request))
-    guess = predicted(case, config, host)
     row = next((row for row in rows if row.is_of(case)), None)
+    # Beside a measurement with fewer threads stands what the model expects of as many cores.
+    guess = predicted(case, config, host._replace(cores=row.threads) if row is not None and row.threads else host)
     return KernelComparison(
         series=case.series,
         what=use.what if use is not None else case.kernel,
+        quantization=case.quantization,
+        shape=dict(case.dims),
         batch=case.batch,
         context=case.context,
         times=use.times if use is not None and decode else 0,

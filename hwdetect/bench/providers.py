@@ -42,6 +42,7 @@ PROVIDERS: Final[dict[Kernel, tuple[Provider, ...]]] = {
     "disk_read": (NUMPY,),
     "grouped_moe": (VLLM, SGLANG, TRITON),
     "mla_decode": (VLLM, SGLANG, FLASH_MLA, FLASHINFER, TRITON),
+    "mla_prefill": (GGML,),
     "dense": (TORCH_GPU,),
     "router": (TORCH_GPU,),
     "host_to_device": (TORCH_GPU,),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
+from .blocks import expert_layer
 from .ggml_api import F16, F32, I32, Ggml, Handle, pattern
 from .memory import reference_reader
 from .routing import Array, Router, Slots, slots_needed
@@ -37,6 +39,7 @@ def build(kernel: str, quantization: str, dims: dict[str, int], options: Options
         "cpu_moe": _moe,
         "cpu_dense": _dense,
         "cpu_attention": _attention,
+        "mla_prefill": _prefill,
     }
     if kernel not in makers:
         raise CannotRun(f"ggml on a CPU has no {kernel}")
@@ -49,10 +52,6 @@ def _bound(ggml: Ggml, kind: int) -> float:
 
 def _reader(options: Options) -> Callable[[], float]:
     return reference_reader(options.cache_bytes, options.threads)
-
-
-def _silu(values: Array) -> Array:
-    return values / (1.0 + np.exp(-values))
 
 
 def _moe(ggml: Ggml, quantization: str, dims: dict[str, int], options: Options) -> Series:
@@ -118,14 +117,7 @@ def _moe(ggml: Ggml, quantization: str, dims: dict[str, int], options: Options) 
             ggml.compute(graph)
             checked = min(batch, 4)
             found = ggml.get(total, (batch, hidden))[:checked]
-            wanted = np.zeros((checked, hidden))
-            for token in range(checked):
-                by_row = wide.values @ values[token].astype(np.float64)
-                for slot in placed[token].tolist():
-                    rows = slot * inter + np.arange(inter)
-                    act = _silu(by_row[rows % len(by_row)]) * by_row[(rows + 1) % len(by_row)]
-                    out = narrow.values @ act
-                    wanted[token] += out[(slot * hidden + np.arange(hidden)) % len(out)] / top_k
+            wanted = expert_layer(wide.values, narrow.values, values[:checked], placed[:checked], given[:checked])
             return relative_error(found, wanted)
 
         prepared = Prepared(next_step, error, _bound(ggml, kind), reference=reader, note=", ".join(sorted(notes)))
@@ -171,62 +163,89 @@ def _dense(ggml: Ggml, quantization: str, dims: dict[str, int], options: Options
     return prepare
 
 
+class _Heads(NamedTuple):
+    """Attention as ggml sees it; ``latent`` values lie inside the keys."""
+
+    heads: int
+    kv_heads: int
+    head: int
+    v: int
+    latent: bool
+
+
 def _attention(ggml: Ggml, quantization: str, dims: dict[str, int], options: Options) -> Series:
-    heads, kv_heads, head, v = dims["heads"], dims["kv_heads"], dims["head"], dims["v"]
+    # One shared head whose values are narrower than its keys is latent attention.
+    latent = dims["kv_heads"] == 1 and dims["v"] < dims["head"]
+    shape = _Heads(dims["heads"], dims["kv_heads"], dims["head"], dims["v"], latent)
+    attend = _attend(ggml, quantization, shape, options)
+    return lambda batch, context: attend(batch, 1, context)
+
+
+def _prefill(ggml: Ggml, quantization: str, dims: dict[str, int], options: Options) -> Series:
+    # llama.cpp computes prompts in the absorbed form too, one shared head as wide as the latent and its rope key.
+    shape = _Heads(dims["heads"], 1, dims["kv_lora"] + dims["rope"], dims["kv_lora"], latent=True)
+    attend = _attend(ggml, quantization, shape, options)
+    return lambda batch, context: attend(1, batch, context + batch)
+
+
+def _attend(
+    ggml: Ggml, quantization: str, shape: _Heads, options: Options
+) -> Callable[[int, int, int], Prepared]:
+    """Prepares attention of ``queries`` last tokens of each of ``sequences`` over ``cells`` cached ones, causal."""
+    heads, kv_heads, head, v, latent = shape
     kind = ggml.type_number(quantization)
-    # One shared head whose values are narrower than its keys is latent attention: the values lie inside the keys.
-    latent = kv_heads == 1 and v < head
     keys = pattern(ggml, kind, head, 1)
-    values = None if latent else pattern(ggml, kind, v, 2)
+    values = keys if latent else pattern(ggml, kind, v, 2)
     reader = _reader(options)
 
-    def prepare(batch: int, context_tokens: int) -> Prepared:
-        if context_tokens < 1:
+    def prepare(sequences: int, queries: int, cells: int) -> Prepared:
+        if cells < 1:
             raise CannotRun("attention needs cached tokens")
-        rows = context_tokens * kv_heads * batch
+        rows = cells * kv_heads * sequences
         size = rows * keys.stored.shape[1] * (1 if latent else 2)
         if 2 * size > options.memory_bytes:
             raise MemoryError(f"the KV caches need {2 * size / 1e9:.1f} GB")
-        copies = max(2, min(MAX_CACHES, 4 * options.cache_bytes // size, options.memory_bytes // size))
+        copies = int(max(2, min(MAX_CACHES, 4 * options.cache_bytes // size, options.memory_bytes // size)))
         cache, work = ggml.context(), ggml.context()
-        queries = ggml.tensor(work, F32, head, 1, heads, batch)
-        mask = ggml.tensor(work, F16, context_tokens, 1, 1, batch)
+        asking = ggml.tensor(work, F32, head, queries, heads, sequences)
+        mask = ggml.tensor(work, F16, cells, queries, 1, sequences)
         results, filled = [], []
         for _ in range(copies):
-            key = ggml.tensor(cache, kind, head, context_tokens, kv_heads, batch)
+            key = ggml.tensor(cache, kind, head, cells, kv_heads, sequences)
             filled.append((key, keys))
-            if values is None:
+            if latent:
                 row = ggml.call.ggml_row_size(kind, head)
-                steps = row, row * context_tokens, row * context_tokens * kv_heads
-                value = ggml.call.ggml_view_4d(cache, key, v, context_tokens, kv_heads, batch, *steps, 0)
+                steps = row, row * cells, row * cells * kv_heads
+                value = ggml.call.ggml_view_4d(cache, key, v, cells, kv_heads, sequences, *steps, 0)
             else:
-                value = ggml.tensor(cache, kind, v, context_tokens, kv_heads, batch)
+                value = ggml.tensor(cache, kind, v, cells, kv_heads, sequences)
                 filled.append((value, values))
-            result = ggml.call.ggml_flash_attn_ext(work, queries, key, value, mask, head**-0.5, 0.0, 0.0)
+            result = ggml.call.ggml_flash_attn_ext(work, asking, key, value, mask, head**-0.5, 0.0, 0.0)
             ggml.call.ggml_flash_attn_ext_set_prec(result, PREC_F32)
             results.append(result)
         for place in (cache, work):
             ggml.allocate(place)
         for tensor, source in filled:
             ggml.set(tensor, source.fill(rows))
-        asked = np.random.default_rng(options.seed).standard_normal((batch, heads, 1, head)).astype(np.float32)
+        asked = np.random.default_rng(options.seed).standard_normal((sequences, heads, queries, head))
         # Sharper than random keys would make it, so that a wrong softmax shows.
-        asked *= np.float32(SHARPNESS * head**0.5)
-        ggml.set(queries, asked)
-        ggml.set(mask, np.zeros((batch, context_tokens), dtype=np.float16))
+        asked = (asked * SHARPNESS * head**0.5).astype(np.float32)
+        ggml.set(asking, asked)
+        hidden = np.triu(np.ones((queries, cells), dtype=bool), k=cells - queries + 1)
+        ggml.set(mask, np.broadcast_to(np.where(hidden, -np.inf, 0.0).astype(np.float16), (sequences, queries, cells)).copy())
 
         def error() -> float:
             ggml.compute(graphs[0])
-            found = ggml.get(results[0], (batch, heads, v))
-            wanted = np.empty((batch, heads, v))
-            for sequence in range(batch):
+            found = ggml.get(results[0], (sequences, queries, heads, v))[:, -1]
+            wanted = np.empty((sequences, heads, v))
+            for sequence in range(sequences):
                 for at in range(heads):
-                    start = (sequence * kv_heads + at // (heads // kv_heads)) * context_tokens
-                    cells = (start + np.arange(context_tokens)) % len(keys.values)
-                    scores = (keys.values @ asked[sequence, at, 0].astype(np.float64))[cells] * head**-0.5
+                    start = (sequence * kv_heads + at // (heads // kv_heads)) * cells
+                    of_row = (start + np.arange(cells)) % len(keys.values)
+                    scores = (keys.values @ asked[sequence, at, -1].astype(np.float64))[of_row] * head**-0.5
                     weight = np.exp(scores - scores.max())
-                    by_row = np.bincount(cells, weights=weight / weight.sum(), minlength=len(keys.values))
-                    wanted[sequence, at] = by_row @ (keys.values[:, :v] if values is None else values.values)
+                    by_row = np.bincount(of_row, weights=weight / weight.sum(), minlength=len(keys.values))
+                    wanted[sequence, at] = by_row @ values.values[:, :v]
             return relative_error(found, wanted)
 
         graphs, turns = _rotation(ggml, work, results, 1)

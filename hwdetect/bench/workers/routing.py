@@ -35,7 +35,7 @@ class Router:
             raise ValueError(f"routing {options.routing!r} is none of uniform, power_law, replay")
 
     def draw(self, tokens: int) -> Array:
-        """Expert ids, int32 (tokens, top_k), distinct within a token.
+        """Expert ids, int32 (tokens, top_k), distinct within a token; -1 stands for one that another rank holds.
 
         >>> ids = Router(384, 384, 8, Options()).draw(4)
         >>> ids.shape, int(ids.max()) < 384, len(set(ids[0].tolist()))
@@ -44,12 +44,15 @@ class Router:
         if self.trace is not None:
             rows = (self.at + np.arange(tokens)) % len(self.trace)
             self.at = int(rows[-1] + 1) % len(self.trace)
-            return self.trace[rows].astype(np.int32)
+            return self._held(self.trace[rows].astype(np.int32))
         # The largest of independently perturbed logits are a draw without replacement (the Gumbel top-k trick).
         keys = self.random.gumbel(size=(tokens, self.total))
         if self.weights is not None:
             keys += self.weights
-        return np.argpartition(keys, -self.top_k, axis=1)[:, -self.top_k :].astype(np.int32)
+        return self._held(np.argpartition(keys, -self.top_k, axis=1)[:, -self.top_k :].astype(np.int32))
+
+    def _held(self, ids: Array) -> Array:
+        return np.where(ids < self.experts, ids, np.int32(-1))
 
 
 def _read_trace(path: str | None, experts_total: int, top_k: int) -> Array:
@@ -71,16 +74,19 @@ class Slots:
         self.at = 0
 
     def place(self, ids: Array) -> tuple[Array, int, int]:
-        """The slots of the experts of ``ids``; how many are distinct, and the tokens of the busiest.
+        """The slots of the experts of ``ids``; how many are distinct, and the tokens of the busiest. -1 stays.
 
         Raises ``MemoryError`` when more experts are drawn than the pool has.
         """
-        distinct, inverse, counts = np.unique(ids, return_inverse=True, return_counts=True)
+        here = ids >= 0
+        distinct, inverse, counts = np.unique(ids[here], return_inverse=True, return_counts=True)
         if len(distinct) > len(self.order):
             raise MemoryError(f"{len(distinct)} experts are hit, and the memory allowed holds {len(self.order)}")
         taken = self.order[(self.at + np.arange(len(distinct))) % len(self.order)]
         self.at = (self.at + len(distinct)) % len(self.order)
-        return taken[inverse.reshape(ids.shape)], len(distinct), int(counts.max())
+        placed = np.full(ids.shape, -1, dtype=np.int32)
+        placed[here] = taken[inverse.reshape(-1)]
+        return placed, len(distinct), int(counts.max(initial=0))
 
 
 def slots_needed(expert_bytes: float, top_k: int, experts: int, options: Options) -> int:
