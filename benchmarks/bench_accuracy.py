@@ -1,8 +1,8 @@
 """Measured kernels beside a real llama.cpp: `python benchmarks/bench_accuracy.py` writes docs/accuracy-bench.md.
 
-For each quantization a GGUF file of the shape of Kimi K2.5 (its hidden size, expert, attention and low-rank widths; fewer
-layers and experts, so that it fits into memory) is written with random weights. Its kernels are measured, the step is
-predicted from them, and then llama.cpp decodes the file. Nothing is fitted in between. One thread, CPU time.
+For each quantization a GGUF file of the shape of Kimi K2.5 (its hidden size, expert, attention and low-rank widths;
+fewer layers and experts, so that it fits into memory) is written with random weights. Its kernels are measured, the step
+is predicted from them, and then llama.cpp decodes the file. Nothing is fitted in between. One thread, CPU time.
 """
 
 from __future__ import annotations
@@ -196,7 +196,11 @@ def document(data: dict[str, Any]) -> str:
             f"{row['decoded_s'] / row['pure_bandwidth_s']:.1f} |"
         )
     errors = [abs(row["predicted_s"] / row["decoded_s"] - 1) for row in data["files"]]
-    lines += ["", f"Largest error {max(errors):.1%}, median {statistics.median(errors):.1%}, of {len(errors)} files.", ""]
+    lines += [
+        "",
+        f"Largest error {max(errors):.1%}, median {statistics.median(errors):.1%}, of {len(errors)} files.",
+        "",
+    ]
     if data.get("repeats"):
         lines += ["## Repeats", "", "The expert kernel at one token, in processes of their own.", ""]
         lines += ["| kernel | medians, ms | largest - smallest | all stable |", "|---|---|--:|---|"]
@@ -217,7 +221,10 @@ def document(data: dict[str, Any]) -> str:
             )
         steady = [abs(row["interpolated_s"] / row["measured_s"] - 1) for row in data["left_out"] if row["stable"]]
         if steady:
-            lines += ["", f"Of {len(steady)} stable ones: largest {max(steady):.1%}, median {statistics.median(steady):.1%}."]
+            lines += [
+                "",
+                f"Of {len(steady)} stable ones: largest {max(steady):.1%}, median {statistics.median(steady):.1%}.",
+            ]
         lines.append("")
     return "\n".join(lines)
 
@@ -232,7 +239,9 @@ def main() -> None:
     args = parser.parse_args()
     wanted = set(args.only or ("files", "repeats", "left_out"))
     cache, _ = last_level_cache_bytes()
-    settings = Settings(pythons=(sys.executable,), threads=1, seconds=args.seconds, cache_bytes=cache, memory_bytes=6 << 30)
+    settings = Settings(
+        pythons=(sys.executable,), threads=1, seconds=args.seconds, cache_bytes=cache, memory_bytes=6 << 30
+    )
     data: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
     kinds = tuple(args.kinds.split(",")) if args.kinds else None
     if "files" in wanted:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.support import llama_cpp_worker as llama  # noqa: E402
+from tests.support import llama_cpp_worker as llama
 
 WARM_UP = 4
 

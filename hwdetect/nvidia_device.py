@@ -103,9 +103,7 @@ def read_gpu(handle: Handle, index: int, root: Path = Path("/")) -> Gpu:
     integrated = known(name) in INTEGRATED_NAMES
     mig = handle.fact(BoolFact, "nvmlDeviceGetMigMode", lambda modes: modes[0] == 1)
     pcie, nvlink = _pcie(handle, root), _nvlink(handle)
-    throttle = handle.fact(TextsFact, "nvmlDeviceGetCurrentClocksEventReasons", _throttle_names)
-    if throttle.reason is not None:
-        throttle = handle.fact(TextsFact, "nvmlDeviceGetCurrentClocksThrottleReasons", _throttle_names)
+    throttle = _throttle(handle)
     gpu = Gpu(
         index=index,
         uuid=handle.fact(TextFact, "nvmlDeviceGetUUID", printable),
@@ -355,6 +353,23 @@ def _remapped_rows(handle: Handle) -> RemappedRows:
         pending=handle.fact(BoolFact, function, lambda rows: rows[2] != 0),
         failure=handle.fact(BoolFact, function, lambda rows: rows[3] != 0),
     )
+
+
+def read_clock(handle: Handle) -> tuple[IntFact, TextsFact]:
+    """The clock of the multiprocessors in MHz at this moment, and what holds it back."""
+    source = "nvmlDeviceGetClockInfo(SM)"
+    try:
+        clock = IntFact.reported(handle.ask("nvmlDeviceGetClockInfo", handle.nvml.NVML_CLOCK_SM), source)
+    except NotGiven as reason:
+        clock = IntFact.missing(source, str(reason))
+    return clock, _throttle(handle)
+
+
+def _throttle(handle: Handle) -> TextsFact:
+    throttle = handle.fact(TextsFact, "nvmlDeviceGetCurrentClocksEventReasons", _throttle_names)
+    if throttle.reason is not None:
+        throttle = handle.fact(TextsFact, "nvmlDeviceGetCurrentClocksThrottleReasons", _throttle_names)
+    return throttle
 
 
 def _throttle_names(bits: int) -> tuple[str, ...]:

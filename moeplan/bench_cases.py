@@ -21,6 +21,7 @@ from planner.search import search
 
 if TYPE_CHECKING:
     from hwdetect.inventory import Inventory
+    from profiles.model import ModelSpec
 
 MAX_PLAN_BYTES: Final = 64 << 20
 MEMORY_CASE_BYTES: Final = 256 << 20
@@ -79,7 +80,7 @@ def candidate_cases(candidate: Candidate) -> list[KernelCase]:
     return cases
 
 
-def model_cases(options: Options, inventory: Inventory, spec: Any) -> list[KernelCase]:
+def model_cases(options: Options, inventory: Inventory, spec: ModelSpec) -> list[KernelCase]:
     """The kernels of what fits best on this machine, or where nothing fits of what misses least."""
     request = build_request(options, spec, machine_of(inventory, "detected"), exact=False)
     outcome = search(request, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
@@ -26,7 +26,7 @@ def page(report: BenchReport) -> str:
     )
 
 
-def roofline(rows: tuple[BenchRow, ...]) -> Any:
+def roofline(rows: tuple[BenchRow, ...]) -> go.Figure:
     """Operations per second over operations per byte, with the memory's measured ceiling."""
     figure = go.Figure()
     groups: dict[str, list[BenchRow]] = {}
@@ -59,7 +59,7 @@ def roofline(rows: tuple[BenchRow, ...]) -> Any:
     return figure
 
 
-def sweep(rows: tuple[BenchRow, ...]) -> Any:
+def sweep(rows: tuple[BenchRow, ...]) -> go.Figure:
     """Time over the batch, the quartiles as error bars."""
     figure = go.Figure()
     groups: dict[str, list[BenchRow]] = {}

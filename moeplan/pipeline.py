@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 from typing import Any, Literal
 
-from hwdetect.bench.measured import MeasuredSeries
 from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
 from moeplan.cli.progress import progress_bar

@@ -107,7 +107,15 @@ def _table(rows: Sequence[BenchRow]) -> RenderableType:
                 cell(bar(share), "" if share is None else f"{share:.0%}"),
             ]
         )  # fmt: skip
-    columns = ("kernel, shape", ">batch", ">experts", ">ms, quartiles", ">GB/s, GFLOP/s", "provider, clock", "!of the ceiling")
+    columns = (
+        "kernel, shape",
+        ">batch",
+        ">experts",
+        ">ms, quartiles",
+        ">GB/s, GFLOP/s",
+        "provider, clock",
+        "!of the ceiling",
+    )
     return table(columns, cells)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -19,6 +20,7 @@ from moeplan.pipeline import GENERATED_BY, read_model
 from planner.assemble import make_plan
 from planner.build import build_request
 from planner.cases import Use, is_attention, uses_of
+from planner.engines.base import Config
 from planner.errors import BadRequest, Undetermined
 from planner.hardware import machine_of
 from planner.kernel_time import predicted
@@ -140,15 +142,9 @@ def validate(name: str, rank: int, chosen: BenchOptions, progress: Progress | No
 
 def _inventory(plan: Plan) -> Inventory:
     try:
-        return Inventory.model_validate_json(_json(plan.inventory))
+        return Inventory.model_validate_json(json.dumps(plan.inventory))
     except ValueError:
         raise BadRequest("the plan's inventory cannot be read: plan again with this version") from None
-
-
-def _json(value: Any) -> str:
-    import json
-
-    return json.dumps(value)
 
 
 def _same_accelerators(planned: Inventory, here: Inventory) -> None:
@@ -208,7 +204,7 @@ def _priced(request: Request) -> Found | Missed:
     return best if best is not None else priced[0]
 
 
-def _config(found: Found | Missed) -> Any:
+def _config(found: Found | Missed) -> Config:
     assert found.priced is not None
     return found.priced.config
 

@@ -26,28 +26,21 @@ ONNXRUNTIME: Final = _provider("onnxruntime_cpu", "cpu")
 TORCH_CPU: Final = _provider("torch_cpu", "cpu")
 NUMPY: Final = _provider("machine", "cpu", ours=True)
 VLLM: Final = _provider("vllm_gpu", "gpu", engine=True)
-SGLANG: Final = _provider("sglang_gpu", "gpu", engine=True)
-FLASHINFER: Final = _provider("flashinfer_gpu", "gpu")
 FLASH_MLA: Final = _provider("flash_mla_gpu", "gpu")
 TRITON: Final = _provider("triton_gpu", "gpu", ours=True)
 TORCH_GPU: Final = _provider("torch_gpu", "gpu")
-NCCL: Final = _provider("nccl_gpu", "gpu")
 
 PROVIDERS: Final[dict[Kernel, tuple[Provider, ...]]] = {
     "cpu_moe": (KT_KERNEL, GGML, ONNXRUNTIME, TORCH_CPU),
     "cpu_dense": (GGML, ONNXRUNTIME, TORCH_CPU),
     "cpu_attention": (GGML,),
-    "decode_layer": (GGML,),
     "memory_read": (NUMPY,),
     "disk_read": (NUMPY,),
-    "grouped_moe": (VLLM, SGLANG, TRITON),
-    "mla_decode": (VLLM, SGLANG, FLASH_MLA, FLASHINFER, TRITON),
+    "grouped_moe": (VLLM, TRITON),
+    "mla_decode": (VLLM, FLASH_MLA, TRITON),
     "mla_prefill": (GGML,),
     "dense": (TORCH_GPU,),
     "router": (TORCH_GPU,),
     "host_to_device": (TORCH_GPU,),
-    "all_reduce": (NCCL,),
-    "all_to_all": (NCCL,),
 }
 """Kernels that are missing here have no provider yet, and a case of them says so."""
-

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -13,12 +15,17 @@ from hwdetect.bench.case import KernelCase
 from hwdetect.bench.providers import PROVIDERS, Provider
 from hwdetect.bench.result import BenchRow, Correctness, NotMeasured, NotRun, RoutingResult, doubt, quartiles
 from hwdetect.bench.worker import Worker, WorkerDied
+from hwdetect.nvidia import ClockState, clocks
 
 START_S: Final = 180.0
 """For an import: the first one of a CUDA library from a cold disk takes minutes."""
 SETTING_UP_S: Final = 240.0
 """For loading and checking weights, beyond the seconds that are measured."""
 SMALLEST_TIMEOUT_S: Final = 60.0
+
+WATCH_S: Final = 0.1
+CLOCK_FALL: Final = 0.9
+SLOWED: Final = ("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
 
 Ended = Literal["done", "out_of_time", "interrupted"]
 
@@ -185,12 +192,13 @@ def _attempt(
                     "batch": case.batch, "context": case.context, "options": options,
                 }  # fmt: skip
                 timeout = max(SMALLEST_TIMEOUT_S, SETTING_UP_S + 3 * settings.seconds + 30 * settings.slowest_s)
-                answer = worker.ask(asked, timeout)
+                with _watched(provider) as states:
+                    answer = worker.ask(asked, timeout)
                 failure = _failure(answer)
                 if failure is not None:
                     refuse([case], failure)
                     continue
-                row = _row(case, provider, hello, answer, tuple(refused[case]), settings)
+                row = _row(case, provider, hello, answer, states, tuple(refused[case]), settings)
                 if work is not None:
                     pace = row.median_s / max(work.bytes, work.flops)
                 waiting.remove(case)
@@ -205,7 +213,9 @@ def _failure(answer: dict[str, Any]) -> str | None:
         return None
     if "incorrect" in answer:
         wrong = answer["incorrect"]
-        return f"computes wrongly: relative error {wrong['max_relative_error']:.2g}, at most {wrong['bound']:g} is right"
+        return (
+            f"computes wrongly: relative error {wrong['max_relative_error']:.2g}, at most {wrong['bound']:g} is right"
+        )
     if "out_of_memory" in answer:
         return f"out of memory: {answer['out_of_memory']}".rstrip(": ")
     return str(answer.get("cannot_run") or answer.get("failed") or "answered without samples")
@@ -216,6 +226,7 @@ def _row(
     provider: Provider,
     hello: dict[str, Any],
     answer: dict[str, Any],
+    states: list[ClockState],
     not_run: tuple[NotRun, ...],
     settings: Settings,
 ) -> BenchRow:
@@ -233,7 +244,7 @@ def _row(
         )  # fmt: skip
     reason = doubt(
         samples, gpu=gpu, busy=answer["wall_median_s"] / median if answer["clock"] == "cpu" else 1.0,
-        throttled=_throttled(answer["states"]),
+        throttled=_throttled(states),
     )  # fmt: skip
     nominal, peak = settings.nominal_bytes_per_s, settings.nominal_flops_per_s
     return BenchRow(
@@ -249,11 +260,33 @@ def _row(
     )  # fmt: skip
 
 
-def _throttled(states: list[dict[str, Any]]) -> str | None:
-    """What the device says of its clocks: throttled for heat or power, or slowed by over a tenth."""
-    reasons = sorted({reason for state in states for reason in state.get("throttle", ())})
-    clocks = [state["clock_mhz"] for state in states if state.get("clock_mhz")]
-    if clocks and min(clocks) < 0.9 * max(clocks):
-        reasons.append(f"the clock fell from {max(clocks)} to {min(clocks)} MHz")
-    return f"throttled: {', '.join(reasons)}" if reasons else None
+@contextmanager
+def _watched(provider: Provider) -> Iterator[list[ClockState]]:
+    """Collects the GPU's state while its kernels are measured: after them it would be idle again."""
+    states: list[ClockState] = []
+    if provider.device != "gpu":
+        yield states
+        return
+    over = threading.Event()
+    with clocks() as read:
 
+        def collect() -> None:
+            while read is not None and not over.wait(WATCH_S):
+                states.append(read())
+
+        watcher = threading.Thread(target=collect, daemon=True)
+        watcher.start()
+        try:
+            yield states
+        finally:
+            over.set()
+            watcher.join()
+
+
+def _throttled(states: list[ClockState]) -> str | None:
+    """Why a GPU was slowed: heat or its supply, or a clock that fell by over a tenth while it worked."""
+    reasons = sorted({reason for state in states for reason in state.throttle if reason in SLOWED})
+    busy = [state.sm_mhz for state in states if state.sm_mhz and "gpu_idle" not in state.throttle]
+    if busy and min(busy) < CLOCK_FALL * max(busy):
+        reasons.append(f"the clock fell from {max(busy)} to {min(busy)} MHz")
+    return f"throttled: {', '.join(reasons)}" if reasons else None

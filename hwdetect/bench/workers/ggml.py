@@ -11,7 +11,7 @@ import numpy as np
 from .blocks import expert_layer
 from .ggml_api import F16, F32, I32, Ggml, Handle, pattern
 from .memory import reference_reader
-from .routing import Array, Router, Slots, slots_needed
+from .routing import Router, Slots, slots_needed
 from .serve import CannotRun, Provider, Series, cpu_device
 from .timing import Options, Prepared, relative_error
 
@@ -188,9 +188,7 @@ def _prefill(ggml: Ggml, quantization: str, dims: dict[str, int], options: Optio
     return lambda batch, context: attend(1, batch, context + batch)
 
 
-def _attend(
-    ggml: Ggml, quantization: str, shape: _Heads, options: Options
-) -> Callable[[int, int, int], Prepared]:
+def _attend(ggml: Ggml, quantization: str, shape: _Heads, options: Options) -> Callable[[int, int, int], Prepared]:
     """Prepares attention of ``queries`` last tokens of each of ``sequences`` over ``cells`` cached ones, causal."""
     heads, kv_heads, head, v, latent = shape
     kind = ggml.type_number(quantization)
@@ -232,7 +230,9 @@ def _attend(
         asked = (asked * SHARPNESS * head**0.5).astype(np.float32)
         ggml.set(asking, asked)
         hidden = np.triu(np.ones((queries, cells), dtype=bool), k=cells - queries + 1)
-        ggml.set(mask, np.broadcast_to(np.where(hidden, -np.inf, 0.0).astype(np.float16), (sequences, queries, cells)).copy())
+        ggml.set(
+            mask, np.broadcast_to(np.where(hidden, -np.inf, 0.0).astype(np.float16), (sequences, queries, cells)).copy()
+        )
 
         def error() -> float:
             ggml.compute(graphs[0])

@@ -21,8 +21,8 @@ CHECKED_TOKENS = 2
 
 
 def _library() -> tuple[Any, Any]:
-    import kt_kernel  # type: ignore[import-not-found]
-    import torch  # type: ignore[import-not-found]
+    import kt_kernel
+    import torch
 
     return kt_kernel, torch
 
@@ -40,7 +40,7 @@ def build(kernel: str, quantization: str, dims: dict[str, int], options: Options
     if quantization != f"int4_g{GROUP}":
         raise CannotRun(f"RAWINT4 is INT4 in groups of {GROUP}, not {quantization}")
     kt, torch = _library()
-    from kt_kernel.utils.amx import _select_rawint4_backend  # type: ignore[import-not-found]
+    from kt_kernel.utils.amx import _select_rawint4_backend
 
     extension = kt.kt_kernel_ext
     hidden, inter, top_k = dims["hidden"], dims["inter"], dims["top_k"]

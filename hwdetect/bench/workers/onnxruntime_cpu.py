@@ -21,7 +21,7 @@ BYTES_PER_WEIGHT = 0.5 + 4 / GROUP
 
 
 def _version(_: Options) -> str:
-    import onnxruntime  # type: ignore[import-not-found]
+    import onnxruntime
 
     return f"onnxruntime {onnxruntime.__version__}"
 

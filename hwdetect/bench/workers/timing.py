@@ -57,7 +57,6 @@ class Prepared:
     reference: Callable[[], float] | None = None
     clock: str | None = None
     seconds_of: Callable[[Callable[[], object]], float] | None = None
-    state: Callable[[], dict[str, Any]] | None = None
     note: str = ""
     distinct: list[int] = field(default_factory=list)
     busiest: list[int] = field(default_factory=list)
@@ -78,8 +77,6 @@ def measure(kernel: Prepared, options: Options) -> dict[str, Any]:
         return {"incorrect": {"max_relative_error": float(error), "bound": kernel.bound}}
     kernel.distinct.clear()
     kernel.busiest.clear()
-    # The device's state is read while it works, not after.
-    states: list[dict[str, Any]] = []
     samples: list[Sample] = []
     references: list[float] = []
     for _ in range(WARM_UP):
@@ -96,8 +93,6 @@ def measure(kernel: Prepared, options: Options) -> dict[str, Any]:
         if kernel.reference is not None and time.perf_counter() - last_reference > REFERENCE_EVERY_S:
             references.append(kernel.reference())
             last_reference = time.perf_counter()
-        if kernel.state is not None:
-            states.append(kernel.state())
     clock = kernel.clock or ("cpu" if options.threads == 1 else "wall")
     return {
         "clock": clock,
@@ -107,7 +102,6 @@ def measure(kernel: Prepared, options: Options) -> dict[str, Any]:
         "max_tokens_per_expert": float(np.mean(kernel.busiest)) if kernel.busiest else None,
         "reference_bytes_per_s": float(np.median(references)) if references else None,
         "correctness": {"max_relative_error": float(error), "bound": kernel.bound},
-        "states": states,
         "note": kernel.note,
     }
 
