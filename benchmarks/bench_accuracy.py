@@ -1,8 +1,8 @@
 """Measured kernels beside a real llama.cpp: `python benchmarks/bench_accuracy.py` writes docs/accuracy-bench.md.
 
 For each quantization a GGUF file of the shape of Kimi K2.5 (its hidden size, expert, attention and low-rank widths;
-fewer layers and experts, so that it fits into memory) is written with random weights. Its kernels are measured, the step
-is predicted from them, and then llama.cpp decodes the file. Nothing is fitted in between. One thread, CPU time.
+fewer layers and experts, so that it fits into memory) is written with random weights. Its kernels are measured, the
+step is predicted from them, and then llama.cpp decodes the file. Nothing is fitted in between. One thread, CPU time.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from planner.cases import uses_of  # noqa: E402
 from planner.hardware import machine_of  # noqa: E402
 from planner.measured_cpu import CPU_KERNELS, CpuEvidence, StepRow, interpolated, step_rows, total  # noqa: E402
 from planner.options import Options  # noqa: E402
-from planner.search import search  # noqa: E402
-from tests.support.gguf_models import kimi_k25_spec, routed_experts  # noqa: E402
+from planner.search import Found, Missed, search  # noqa: E402
+from tests.support.gguf_models import DeepSeek2Spec, kimi_k25_spec, routed_experts  # noqa: E402
 from tests.support.gguf_writer import GGML_TYPES, write_gguf  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "accuracy-bench.md"
@@ -70,7 +70,7 @@ class Result(NamedTuple):
     rows: list[dict[str, Any]]
 
 
-def spec_of(kind: str, rest: str) -> Any:
+def spec_of(kind: str, rest: str) -> DeepSeek2Spec:
     """K2.5 with a dense layer and as many more as make a token's weights pass the cache."""
     per_expert = 3 * 7168 * 2048 * GGML_TYPES[kind].block_bytes / GGML_TYPES[kind].block_elements
     experts = max(16, min(96, int(LAYER_BYTES / per_expert) // 8 * 8))
@@ -88,10 +88,10 @@ def predicted(path: Path, settings: Settings) -> tuple[list[StepRow], list[Bench
     )
     request = build_request(options, read_model(str(path)), machine, exact=True)
     outcome = search(request, None)
-    release, priced = next(
-        (one.release, one.priced) for one in (*outcome.found, *outcome.missed) if one.priced is not None
-    )
-    uses = [use for use in uses_of(request, release, priced.config) if use.case.kernel in CPU_KERNELS]
+    chosen: Found | Missed = outcome.found[0] if outcome.found else outcome.missed[0]
+    if chosen.priced is None:
+        raise SystemExit(f"{path.name}: cannot be priced: {chosen.reason}")
+    uses = [use for use in uses_of(request, chosen.release, chosen.priced.config) if use.case.kernel in CPU_KERNELS]
     cases = [row.case for row in step_rows(uses, CpuEvidence((), "llama.cpp", 1), 1, CONTEXT)]
     outcome_of_run = run(cases, settings)
     for missing in outcome_of_run.missing:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from pydantic import ValidationError
 
-from hwdetect.bench.case import KernelCase, kernel_case
+from hwdetect.bench.case import Kernel, KernelCase, kernel_case
 from moeplan.text_safe import printable, shortened
 from planner.build import build_request
 from planner.cases import kernel_cases
@@ -69,9 +69,9 @@ def candidate_cases(candidate: Candidate) -> list[KernelCase]:
     """The kernels of a candidate. Raises ``BadRequest`` for one that has no such kernel or dimension."""
     cases = []
     for kernel in candidate.kernels:
-        case = KernelCase(
-            kernel.kernel, kernel.quantization, tuple(sorted(kernel.dims.items())), kernel.batch, kernel.context
-        )  # type: ignore[arg-type]  # any text; asking for its work refuses what is no kernel
+        # Any text: asking for its work refuses what is no kernel.
+        name = cast("Kernel", kernel.kernel)
+        case = KernelCase(name, kernel.quantization, tuple(sorted(kernel.dims.items())), kernel.batch, kernel.context)
         try:
             case.work()
         except (KeyError, ValueError) as error:

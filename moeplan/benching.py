@@ -54,7 +54,12 @@ class BenchOptions:
 
 
 def bench(
-    target: str | None, chosen: BenchOptions, *, narrowing: dict[str, str] | None = None, progress: Progress | None
+    target: str | None,
+    chosen: BenchOptions,
+    *,
+    engine: str | None = None,
+    quant: str | None = None,
+    progress: Progress | None,
 ) -> BenchReport:
     """Measure the kernels of a plan, of a model's best configurations here, or of the default model.
 
@@ -70,7 +75,7 @@ def bench(
             found.update(dict.fromkeys(candidate_cases(candidate)))
         cases = list(found)
     else:
-        cases = model_cases(Options(name, **(narrowing or {})), inventory, read_model(name))
+        cases = model_cases(Options(name, engine=engine, quant=quant), inventory, read_model(name))
     if not cases:
         raise BadRequest(f"{name}: the plan has no candidate, and so nothing to measure")
     cases = decode_only(cases) if chosen.quick else swept(cases)

@@ -18,7 +18,8 @@ def last_level_cache_bytes(root: Path = Path("/")) -> tuple[int, bool]:
 
     A cache is counted once for the processors that share it.
     """
-    level, caches = 0, {}
+    level = 0
+    caches: dict[str, int] = {}
     for index in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cache/index[0-9]*"):
         try:
             if (index / "type").read_text().strip() == "Instruction":

@@ -204,7 +204,7 @@ def _attempt(
                 waiting.remove(case)
                 yield row
     except WorkerDied as death:
-        refuse([case for case in waiting], str(death))
+        refuse(list(waiting), str(death))
 
 
 def _failure(answer: dict[str, Any]) -> str | None:

@@ -80,8 +80,9 @@ class Worker:
             while not line.endswith(b"\n"):
                 left = deadline - time.monotonic()
                 if left <= 0:
+                    words = self._last_words()
                     self.end()
-                    raise WorkerDied(f"did not answer in {timeout_s:.0f} s and was killed{self._last_words()}")
+                    raise WorkerDied(f"did not answer in {timeout_s:.0f} s and was killed{words}")
                 if not selector.select(left):
                     continue
                 part = pipe.read(1 << 16)
@@ -133,3 +134,4 @@ class Worker:
                 except OSError:
                     # What was still buffered for a process that is gone.
                     continue
+        self._log.close()

@@ -44,11 +44,11 @@ def register(parser: Parser) -> None:
 def run(args: Namespace) -> int:
     """Print what was measured. 0 with results, 3 without any, 130 when interrupted."""
     chosen = bench_options(args)
-    narrowing = {name: value for name in ("engine", "quant") if (value := options_of(args).get(name)) is not None}
+    named = options_of(args)
     from moeplan.benching import bench
 
     with progress_bar("measuring") as progress:
-        report = bench(args.target, chosen, narrowing=narrowing, progress=progress)
+        report = bench(args.target, chosen, engine=named.get("engine"), quant=named.get("quant"), progress=progress)
     if args.json:
         print_json(report.to_json())
         print_remarks("note", report.notes)

@@ -42,6 +42,11 @@ def int4_rows(columns: int, seed: int) -> Int4Rows:
     return Int4Rows(nibbles[:, ::2] | nibbles[:, 1::2] << 4, scales, values)
 
 
+def activations(shape: tuple[int, ...], seed: int) -> Array:
+    """Random normal float32 that no weights of the same seed resemble."""
+    return np.random.default_rng([seed, 77]).standard_normal(shape).astype(np.float32)
+
+
 def silu(values: Array) -> Array:
     """``x / (1 + exp(-x))``."""
     return np.asarray(values / (1.0 + np.exp(-values)))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .blocks import expert_layer
+from .blocks import activations, expert_layer
 from .ggml_api import F16, F32, I32, Ggml, Handle, pattern
 from .memory import reference_reader
 from .routing import Router, Slots, slots_needed
@@ -77,9 +77,9 @@ def _moe(ggml: Ggml, quantization: str, dims: dict[str, int], options: Options) 
     reader = _reader(options)
 
     def prepare(batch: int, _: int) -> Prepared:
-        activations = 4 * batch * top_k * (2 * hidden + 3 * inter)
-        if activations > options.memory_bytes // 4:
-            raise MemoryError(f"activations of {batch} tokens need {activations / 1e9:.1f} GB")
+        between = 4 * batch * top_k * (2 * hidden + 3 * inter)
+        if between > options.memory_bytes // 4:
+            raise MemoryError(f"activations of {batch} tokens need {between / 1e9:.1f} GB")
         context = ggml.context()
         tokens = ggml.tensor(context, F32, hidden, 1, batch)
         ids = ggml.tensor(context, I32, top_k, batch)
@@ -97,8 +97,7 @@ def _moe(ggml: Ggml, quantization: str, dims: dict[str, int], options: Options) 
             total = ggml.call.ggml_add(work, total, part)
         ggml.allocate(work)
         graph = ggml.graph(work, [total])
-        random = np.random.default_rng(options.seed)
-        values = random.standard_normal((batch, hidden)).astype(np.float32)
+        values = activations((batch, hidden), options.seed)
         given = np.full((batch, top_k), 1 / top_k, dtype=np.float32)
         ggml.set(tokens, values)
         ggml.set(shares, given)
@@ -147,7 +146,7 @@ def _dense(ggml: Ggml, quantization: str, dims: dict[str, int], options: Options
         used = weights[: max(1, min(copies, OUTPUT_BYTES // (4 * batch * rows)))]
         results = [ggml.call.ggml_mul_mat(work, weight, tokens) for weight in used]
         ggml.allocate(work)
-        values = np.random.default_rng(options.seed).standard_normal((batch, columns)).astype(np.float32)
+        values = activations((batch, columns), options.seed)
         ggml.set(tokens, values)
         together = max(1, min(len(used), STEP_BYTES // data.nbytes)) if batch <= SMALL_BATCH else 1
 
@@ -225,9 +224,9 @@ def _attend(ggml: Ggml, quantization: str, shape: _Heads, options: Options) -> C
             ggml.allocate(place)
         for tensor, source in filled:
             ggml.set(tensor, source.fill(rows))
-        asked = np.random.default_rng(options.seed).standard_normal((sequences, heads, queries, head))
+        asked = activations((sequences, heads, queries, head), options.seed)
         # Sharper than random keys would make it, so that a wrong softmax shows.
-        asked = (asked * SHARPNESS * head**0.5).astype(np.float32)
+        asked *= np.float32(SHARPNESS * head**0.5)
         ggml.set(asking, asked)
         hidden = np.triu(np.ones((queries, cells), dtype=bool), k=cells - queries + 1)
         ggml.set(

@@ -108,7 +108,7 @@ class Ggml:
         if not address:
             return []
         listed = ctypes.CFUNCTYPE(ctypes.POINTER(_P), _P)(address)(self.device)
-        found = []
+        found: list[Handle] = []
         while listed and listed[len(found)]:
             found.append(listed[len(found)])
         return found

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .blocks import GROUP, ROWS, expert_layer, int4_rows
+from .blocks import GROUP, ROWS, activations, expert_layer, int4_rows
 from .gpu import Device
 from .routing import Array, Router, Slots, slots_needed
 from .serve import CannotRun, Series
@@ -57,7 +57,7 @@ def series(
 
     def prepare(batch: int, _: int) -> Prepared:
         kind = torch.float32 if device.name == "cpu" else torch.bfloat16
-        values = np.random.default_rng(options.seed).standard_normal((batch, hidden)).astype(np.float32)
+        values = activations((batch, hidden), options.seed)
         buffers = Buffers(
             torch.from_numpy(values).to(device.name).to(kind),
             torch.zeros((batch, top_k), dtype=torch.int32, device=device.name),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .blocks import GROUP, expert_layer, int4_rows
+from .blocks import GROUP, activations, expert_layer, int4_rows
 from .memory import reference_reader
 from .routing import Router, Slots, slots_needed
 from .serve import CannotRun, Provider, Series, cpu_device
@@ -56,7 +56,7 @@ def build(kernel: str, quantization: str, dims: dict[str, int], options: Options
     config.pool = infer.backend_
     config.max_len = max(CHUNK, options.largest_batch)
     config.quant_config.bits, config.quant_config.group_size, config.quant_config.zero_point = 4, GROUP, False
-    held = []
+    held: list[Any] = []
 
     def laid_out(source: Any, rows: int, first: int) -> tuple[list[int], list[int]]:
         weights, scales = [], []
@@ -86,7 +86,7 @@ def build(kernel: str, quantization: str, dims: dict[str, int], options: Options
     reader = reference_reader(options.cache_bytes, options.threads)
 
     def prepare(batch: int, _: int) -> Prepared:
-        values = np.random.default_rng(options.seed).standard_normal((batch, hidden)).astype(np.float32)
+        values = activations((batch, hidden), options.seed)
         tokens = torch.from_numpy(values).to(torch.bfloat16)
         output = torch.zeros((batch, hidden), dtype=torch.bfloat16)
         shares = torch.full((batch, top_k), 1 / top_k, dtype=torch.float32)

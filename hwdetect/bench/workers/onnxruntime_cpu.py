@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import onnx_model as onnx
-from .blocks import GROUP, Int4Rows, expert_layer, int4_rows
+from .blocks import GROUP, Int4Rows, activations, expert_layer, int4_rows
 from .memory import reference_reader
 from .routing import Router, Slots, slots_needed
 from .serve import CannotRun, Provider, Series, cpu_device
@@ -71,7 +71,7 @@ def build(kernel: str, quantization: str, dims: dict[str, int], options: Options
     reader = reference_reader(options.cache_bytes, options.threads)
 
     def prepare(batch: int, _: int) -> Prepared:
-        values = np.random.default_rng(options.seed).standard_normal((batch, hidden)).astype(np.float32)
+        values = activations((batch, hidden), options.seed)
         output = np.zeros((batch, hidden), dtype=np.float32)
         work: list[tuple[int, Any]] = []
 

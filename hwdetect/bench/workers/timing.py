@@ -25,7 +25,7 @@ class Options:
 
     ``seconds`` are spent on one case, ``cache_bytes`` is the last-level cache, ``memory_bytes`` what a worker may use,
     ``trace`` a ``.npy`` of recorded expert ids (tokens, top_k) when ``routing`` is ``replay``, ``library`` a shared
-    library that the user names, ``path`` a file or folder for disk reads, ``largest_batch`` the largest one of the series.
+    library that the user names, ``path`` a file or folder for disk reads, ``largest_batch`` that of the series.
     """
 
     threads: int = 1
@@ -46,8 +46,9 @@ class Prepared:
 
     ``next_step`` sets an iteration up and returns what is timed. ``error`` runs the kernel once and returns its
     largest relative error against float64; at most ``bound`` is accepted. ``reference`` reads memory once and returns
-    bytes per second, ``repeats`` says how often a step runs the kernel, ``clock`` overrides the choice of clock, ``seconds_of`` replaces timing where the device has its
-    own clock. ``distinct`` and ``busiest`` are filled by the routing of each step.
+    bytes per second, ``repeats`` says how often a step runs the kernel, ``clock`` overrides the choice of clock,
+    ``seconds_of`` replaces timing where the device has a clock of its own. ``distinct`` and ``busiest`` are filled by
+    the routing of each step.
     """
 
     next_step: Callable[[], Callable[[], object]]
