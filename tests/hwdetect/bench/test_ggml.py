@@ -13,8 +13,7 @@ from hwdetect.bench.workers import ggml
 from hwdetect.bench.workers.timing import Options, measure
 
 TYPES = (
-    "IQ1_S", "IQ2_XXS", "TQ1_0", "TQ2_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q8_0", "IQ4_XS", "MXFP4",
-    "BF16", "F16",
+    "IQ2_XXS", "TQ1_0", "Q2_K", "Q4_K", "Q4_0", "Q8_0", "MXFP4", "BF16",
 )  # fmt: skip
 
 
