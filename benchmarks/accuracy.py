@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.accuracy_speed import sections  # noqa: E402
 from moeplan import estimate  # noqa: E402
 from planner.errors import BadRequest, Undetermined  # noqa: E402
 from planner.plan import Candidate, Plan, Rejection  # noqa: E402
@@ -98,28 +99,6 @@ def priced(row: dict[str, Any], **options: str | float) -> Candidate | Rejection
     except (BadRequest, Undetermined) as error:
         return str(error)
     return plan.candidates[0] if plan.candidates else plan.rejected[0]
-
-
-def decode_rows() -> Iterator[tuple[str, Row | str]]:
-    """Time per token of vLLM and SGLang, milliseconds."""
-    for row in [*rows_of("speed.json"), *rows_of("load.json")]:
-        measured = row.get("tpot_ms") or row.get("measured", {}).get("mean_tpot_ms")
-        if not measured or row["engine"] not in ("vLLM", "SGLang") or not row.get("n_gpu") or row.get("speculation"):
-            continue
-        streams = row.get("effective_concurrency") or row.get("measured", {}).get("effective_concurrency")
-        result = priced(
-            row, concurrency=max(1, round(streams or row["concurrency"])), input_tokens=row["isl"],
-            output_tokens=row["osl"], context=max(16384, 2 * (row["isl"] + row["osl"])),
-        )  # fmt: skip
-        case = (
-            f"{row['model'].split('/')[-1]} {row.get('quant') or row.get('precision')}, {row['n_gpu']}x {row['gpu']}, "
-            f"{row['engine']}, {row['isl']}/{row['osl']} tokens, {row['concurrency']} streams"
-        )
-        if not isinstance(result, Candidate):
-            yield case, result if isinstance(result, str) else result.reason
-            continue
-        tpot = result.performance.tpot_s
-        yield case, Row(case, measured, tpot.low * 1e3, tpot.expected * 1e3, tpot.high * 1e3)
 
 
 def memory_rows(key: str) -> Iterator[tuple[str, Row | str]]:
@@ -207,7 +186,7 @@ def main() -> None:
         "",
         *table("Weights per GPU, vLLM", "GiB", unique(memory_rows("weights"))),
         *table("KV budget per GPU, vLLM", "GiB", unique(memory_rows("kv"))),
-        *table("Time per token, vLLM and SGLang", "ms", unique(decode_rows())),
+        *sections(),
     ]
     path = ROOT / "docs" / "accuracy.md"
     path.write_text("\n".join(text), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Measured kernels of NVIDIA's aiconfigurator as data: `python -m benchmarks.kernel_tables WHEEL` renews profiles/kernels.
+"""Measured kernels of aiconfigurator as data: `python -m benchmarks.kernel_tables WHEEL` renews profiles/kernels.
 
 WHEEL is the aiconfigurator-core wheel from PyPI (Apache-2.0), whose tables hold the seconds of single kernels at many
 shapes, replayed from CUDA graphs. A thinned selection is kept: the shapes of large models, powers of the batch. Needs
@@ -40,11 +40,13 @@ SHAPES: Final = (
     (4096, 1536, 8, 128), (4096, 14336, 2, 8), (5120, 8192, 1, 128), (6144, 2048, 8, 256), (6144, 2560, 8, 160),
     (7168, 2048, 8, 384),
 )  # fmt: skip
-"""Hidden, expert width, top k, experts. DeepSeek-V3's is routed by groups in the tables, so that how many of its experts
-are hit is not known: the one with 384 experts, alike otherwise, stands for it."""
-OVERTAKEN: Final = {("b200_sxm", "vllm", "int4")}
+"""Hidden, expert width, top k, experts. DeepSeek-V3's is routed by groups in the tables, so that how many of its
+experts are hit is not known: the one with 384 experts, alike otherwise, stands for it."""
+OVERTAKEN: Final = {("b200_sxm", "vllm", "grouped_moe", "int4")}
 """Tables of a kernel that the engine no longer takes first: vLLM 0.33.0 prefers FlashInfer's on capability 10
 (fused_moe/oracle/int_wna16.py), which SGLang's table holds."""
+FALLING_BACK: Final = {(system, "sglang", "mla_decode", "fp8") for system in ("h100_sxm", "h200_sxm")}
+"""Flash attention 3 widens an FP8 latent at 6 % of the bandwidth; an engine set up for it takes FlashMLA."""
 ROWS: Final = (256, 512, 1024, 2048, 4096, 7168, 16384, 65536)
 COLUMNS: Final = (256, 512, 1024, 2048, 4096, 7168, 16384)
 PREFERRED: Final = ("trtllm", "marlin", "triton")
@@ -61,8 +63,9 @@ def main() -> int:
         for system, gpu in GPUS.items():
             rows = _selected([row for engine in ENGINES for row in _rows(archive, system, engine)])
             text = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
-            source = f"{wheel.name.split('-cp')[0]} on PyPI, systems/data/{system} (NVIDIA, Apache-2.0)"
-            head = json.dumps({"gpu": gpu, "source": source})[:-1]
+            package, version = wheel.name.split("-")[:2]
+            source = f"{package.replace('_', '-')} {version}, systems/data/{system}"
+            head = json.dumps({"gpu": gpu, "source": source, "license": "Apache-2.0, NVIDIA"})[:-1]
             path = TARGET / f"{gpu}.json"
             path.write_text(f'{head}, "rows": [\n{text}\n]}}\n', encoding="utf-8")
             print(f"{path.name}: {len(rows)} series, {path.stat().st_size >> 10} KiB")
@@ -79,7 +82,7 @@ def _rows(archive: zipfile.ZipFile, system: str, engine: str) -> Iterator[dict[s
         if reader is not None:
             table = parquet.read_table(io.BytesIO(archive.read(name))).to_pylist()
             for row in reader(table):
-                if row["kernel"] == "grouped_moe" and (system, engine, row["format"]) in OVERTAKEN:
+                if (system, engine, row["kernel"], row["format"]) in OVERTAKEN | FALLING_BACK:
                     continue
                 version = SINCE.get((system, engine, row["kernel"], row["format"]))
                 yield {"engine": engine, "version": parts[3], **({"since": version} if version else {}), **row}
@@ -114,7 +117,9 @@ LAUNCHED_BY_HOST_US: Final = 20.0
 """A product of one token and the smallest matrix takes 2-10 us in a graph; what takes longer waits for the host."""
 
 
-def _series(kernel: str, quantization: str, dims: dict[str, int], axis: str, points: dict[int, float]) -> dict[str, Any]:
+def _series(
+    kernel: str, quantization: str, dims: dict[str, int], axis: str, points: dict[int, float]
+) -> dict[str, Any]:
     """One series; ``axis`` says what the first number of a point counts, the second is microseconds."""
     us = [[at, float(f"{milliseconds * 1e3:.3g}")] for at, milliseconds in sorted(points.items())]
     return {"kernel": kernel, "format": quantization, "dims": dict(sorted(dims.items())), "axis": axis, "us": us}
@@ -199,9 +204,9 @@ GQA: Final = ((4, 1, 128), (8, 1, 64), (8, 1, 128), (16, 2, 128), (32, 4, 128), 
 def _mla_prefill(table: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     found: dict[Any, dict[int, float]] = defaultdict(dict)
     for row in table:
-        if row["num_heads"] in (8, 16, 64, 128) and row["batch_size"] == 1 and not row.get("step"):
-            if row["isl"] in TOKENS:
-                found[row["num_heads"]][row["isl"]] = row["latency"]
+        alone = row["batch_size"] == 1 and not row.get("step") and row["isl"] in TOKENS
+        if alone and row["num_heads"] in (8, 16, 64, 128):
+            found[row["num_heads"]][row["isl"]] = row["latency"]
     for heads, points in sorted(found.items()):
         dims = {"heads": heads, "kv_lora": 512, "rope": 64, "nope": 128, "v": 128}
         yield _series("mla_prefill", "bf16", dims, "batch", points)
@@ -211,9 +216,9 @@ def _gqa_prefill(table: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     found: dict[Any, dict[int, float]] = defaultdict(dict)
     for row in table:
         shape = (row["num_heads"], row.get("num_key_value_heads", 0), row["head_dim"])
-        if shape in GQA and row["batch_size"] == 1 and row["isl"] in TOKENS and not row.get("window_size"):
-            if not row.get("step") and "fp8" not in row["kv_cache_dtype"]:
-                found[shape][row["isl"]] = row["latency"]
+        alone = row["batch_size"] == 1 and not row.get("step") and row["isl"] in TOKENS
+        if alone and shape in GQA and not row.get("window_size") and "fp8" not in row["kv_cache_dtype"]:
+            found[shape][row["isl"]] = row["latency"]
     for (heads, kv_heads, head), points in sorted(found.items()):
         dims = {"heads": heads, "kv_heads": kv_heads, "head": head, "v": head}
         yield _series("gqa_prefill", "bf16", dims, "batch", points)

@@ -145,12 +145,13 @@ def store_kernels(
     _renew(path, with_kernels, machine, description, generated_by, make_folder)
 
 
-def load_kernels(choice: str, inventory: Inventory) -> tuple[tuple[MeasuredSeries, ...], tuple[str, ...]]:
+def load_kernels(choice: str, inventory: Inventory, *, detected: bool = True) -> tuple[tuple[MeasuredSeries, ...], tuple[str, ...]]:
     """The measured kernels of a machine, and for each that is refused the reason.
 
     Refused is what is older than ``STALE_AFTER``, and what another version of a library measured than is installed
-    now. Raises ``BadRequest`` for a file that was named and is no calibration of this machine; what lies in the data
-    folder is refused with a note instead.
+    now. A file that is named for a machine that is only described is taken for one of that machine; it says what it is
+    of. Raises ``BadRequest`` for a file that was named and is none, or is of another machine than the one detected; what
+    lies in the data folder is refused with a note instead.
     """
     machine = fingerprint(inventory)
     path = place_of(choice, machine)
@@ -160,13 +161,14 @@ def load_kernels(choice: str, inventory: Inventory) -> tuple[tuple[MeasuredSerie
             if choice not in (AUTO, NONE):
                 raise BadRequest(f"--calibration {printable(choice)}: no such file")
             return (), ()
-        if found.fingerprint != machine:
+        if detected and found.fingerprint != machine:
             raise BadRequest(f"--calibration {printable(str(path))}: it is of another machine, {found.machine[:80]}")
     except (BadRequest, OSError) as error:
         if choice != AUTO:
             raise
         return (), (f"not used: {error}",)
-    kept, reasons = [], []
+    kept: list[MeasuredSeries] = []
+    reasons = [] if detected else [f"kernels are used that were measured on {printable(found.machine[:200])}"]
     for series in found.kernels:
         reason = _stale(series)
         if reason is None:

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any, Literal
 
+from hwdetect.bench.measured import MeasuredSeries
 from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
 from moeplan.cli.progress import progress_bar
@@ -92,14 +93,30 @@ def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Pla
     model = read_model(options.model)
     inventory, source = read_inventory(options)
     machine = machine_of(inventory, source)
-    request = build_request(options, model, machine, exact=exact)
+    kernels, remarks = measured_kernels(options.calibration, inventory, source)
+    request = build_request(options, model, machine, exact=exact, kernels=kernels)
     if not exact and len(machine.nodes) > 1:
         from planner.fleet import is_fleet, plan_fleet
 
         if is_fleet(machine):
             return plan_fleet(request, inventory, GENERATED_BY, progress)
     outcome = search(request, progress)
-    return make_plan(request, outcome, _inventory_dict(inventory), GENERATED_BY)
+    plan = make_plan(request, outcome, _inventory_dict(inventory), GENERATED_BY)
+    return plan.model_copy(update={"notes": (*plan.notes, *remarks)}) if remarks else plan
+
+
+def measured_kernels(
+    choice: str | None, inventory: Inventory, source: Source
+) -> tuple[tuple[MeasuredSeries, ...], tuple[str, ...]]:
+    """Kernels of the calibration that ``--calibration`` means, and what is to be said of it.
+
+    Without a choice only the machine in front of us has one. Raises ``BadRequest`` for a file that was named.
+    """
+    if choice == "none" or (choice in (None, "auto") and source != "detected"):
+        return (), ()
+    from moeplan.calibration import load_kernels
+
+    return load_kernels(choice or "auto", inventory, detected=source == "detected")
 
 
 def _inventory_dict(inventory: Inventory) -> dict[str, Any]:

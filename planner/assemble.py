@@ -8,16 +8,19 @@ from typing import Any
 from formulas.units import GIB
 from hwdetect.bench.case import KernelCase
 from planner import plan as out
+from planner.budget import Budget
 from planner.cases import kernel_cases
 from planner.cost import rent_cost
 from planner.engines.base import Config, Priced
 from planner.hardware import summary_text
 from planner.kv import layout_name
 from planner.ledger import Device, shortest
+from planner.pareto import pareto_points
+from planner.references import parallel_ref, quantization_ref
 from planner.remedy import remedy
-from planner.request import PricedRelease, Request
+from planner.request import Request
 from planner.search import SQUEEZED_UTILIZATION, Found, Missed, Outcome, score
-from planner.speed import Speed
+from planner.speed import Speed, token_budget
 from profiles.library import quality_of
 from profiles.model import Release, active_parameters
 
@@ -66,6 +69,7 @@ def make_plan(request: Request, outcome: Outcome, inventory: dict[str, Any], gen
         inventory=inventory,
         objective=request.objective,
         candidates=tuple([candidate(request, found, rank) for rank, found in enumerate(shown, 1)]),
+        pareto=pareto_points(request, ranked, shown),
         rejected=rejections(request, outcome.missed, bool(outcome.found)),
         search=out.SearchSummary(
             evaluated=outcome.evaluated,
@@ -217,23 +221,6 @@ def settings_of(config: Config) -> dict[str, Any]:
     return settings
 
 
-def quantization_ref(release: PricedRelease) -> out.QuantizationRef:
-    """The release as shown."""
-    return out.QuantizationRef(
-        name=release.release.quantization,
-        publisher=release.release.publisher,
-        release=release.release.release,
-        status=release.release.status,
-        bytes=release.tensors.bytes,
-        evidence=release.tensors.evidence,
-    )
-
-
-def parallel_ref(config: Config) -> out.Parallel:
-    """Ranks as shown."""
-    return out.Parallel(tp=config.tp, pp=config.pp, dp=config.dp, ep=config.ep, dcp=config.dcp)
-
-
 def memory_of(request: Request, priced: Priced) -> out.Memory:
     """Every device with its own row: ranks that carry the same ledger are written out."""
     config = priced.config
@@ -321,8 +308,35 @@ def performance_of(speed: Speed) -> out.Performance:
         tpot_s=_range(speed.tpot_s),
         effective_concurrency=round(speed.effective_concurrency, 2),
         bound_by=speed.bound_by,
-        evidence=evidence_of(speed),
+        evidence=speed_evidence(speed),
+        budget=budget_rows(token_budget(speed.serving)),
+        prompt_budget=budget_rows(speed.serving.prompt),
     )
+
+
+def speed_evidence(speed: Speed) -> str:
+    """Modelled, or how much of the time rests on kernels measured on this machine."""
+    share = speed.measured_share
+    return "modelled" if share < 0.005 else f"calibrated: kernels of {share:.0%} of the time were measured here"
+
+
+def budget_rows(budget: Budget) -> tuple[out.BudgetEntry, ...]:
+    """A time budget as shown, longest row first."""
+    total = budget.total
+    return tuple([
+        out.BudgetEntry(
+            what=term.what,
+            seconds=term.seconds,
+            low_s=term.seconds / term.spread,
+            high_s=term.seconds * term.spread,
+            share=term.seconds / total if total else 0.0,
+            bound_by=term.bound,
+            source=term.source,
+            evidence="measured" if term.measured else "modelled",
+        )
+        for term in sorted(budget.terms, key=lambda term: -term.seconds)
+        if term.seconds > 0
+    ])  # fmt: skip
 
 
 def kernel_ref(case: KernelCase) -> out.Kernel:
@@ -335,15 +349,6 @@ def kernel_ref(case: KernelCase) -> out.Kernel:
         batch=case.batch,
         context=case.context,
     )
-
-
-def evidence_of(speed: Speed) -> str:
-    """How the speed is known: modelled, or how much of it from kernels that were measured on this machine."""
-    share = speed.measured_share
-    if not share:
-        return "modelled"
-    source = next(term.source for term in speed.serving.step.terms if term.measured)
-    return f"calibrated: {share:.0%} of the time is {source}, the rest modelled"
 
 
 def quality_of_release(request: Request, release: Release) -> out.Quality:

@@ -89,7 +89,7 @@ def combined_spread(parts: Sequence[tuple[float, float]]) -> float:
     """The factor either way of a sum of (seconds, factor): half of each error is common to all, half independent.
 
     >>> round(combined_spread([(1.0, 1.2), (1.0, 1.2)]), 3)
-    1.169
+    1.168
     """
     total = sum([seconds for seconds, _ in parts])
     if total <= 0:

@@ -133,7 +133,20 @@ def _settings(options: Options) -> Settings:
         if options.n_cpu_moe is not None
         else None,
         enforce_eager=options.enforce_eager,
+        accept_length=_accept_length(options.accept_length),
     )
+
+
+def _accept_length(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value <= 64:
+        raise BadRequest(f"--accept-length: {shown(text)} is not a number of tokens from 1 to 64")
+    return value
 
 
 def _demand(options: Options, model: ModelSpec, engine: str | None, *, exact: bool) -> tuple[Demand, bool]:

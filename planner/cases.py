@@ -123,11 +123,12 @@ def is_expert_parallel(use: Use, config: Config) -> bool:
 def uses_of(request: Request, release: PricedRelease, config: Config) -> tuple[Use, ...]:
     """The kernels of one step of a configuration, whole model; kept for configurations that divide alike."""
     ranks = ranks_of(config) if config.group is not None and not config.placement else Ranks(1, 1, 1)
-    on_cpu = (config.group is None, config.cpu_expert_layers, config.gpu_experts_per_layer)
+    unified = config.group is not None and config.group.gpu.unified
+    on_cpu = (config.engine, config.group is None, unified, config.cpu_expert_layers, config.gpu_experts_per_layer)
     key = ("uses", ranks, config.kv_dtype, config.dcp, config.expert_group, on_cpu)
     found: tuple[Use, ...] | None = release.memo.get(key)
     if found is None:
-        uses = [*_matrices(request.model, release, config, ranks), *_experts(request.model, release, config, ranks)]
+        uses = [*_weights(request.model, release, config, ranks, on_cpu)]
         uses += _attention(request.model, config, ranks)
         if ranks.tp > 1:
             reduced = 2 * request.model.layers
@@ -140,6 +141,18 @@ def uses_of(request: Request, release: PricedRelease, config: Config) -> tuple[U
             case = kernel_case("all_to_all", "bf16", hidden=request.model.hidden, ranks=shared)
             uses.append(Use("all-to-all", case, 2 * len(request.model.moe.layers)))
         found = release.memo[key] = tuple(uses)
+    return found
+
+
+def _weights(
+    model: ModelSpec, release: PricedRelease, config: Config, ranks: Ranks, on_cpu: tuple[object, ...]
+) -> list[Use]:
+    """The kernels with weights: whatever the KV cache, the same."""
+    key = ("weight kernels", ranks, on_cpu)
+    found: list[Use] | None = release.memo.get(key)
+    if found is None:
+        found = [*_matrices(model, release, config, ranks), *_experts(model, release, config, ranks)]
+        release.memo[key] = found
     return found
 
 
@@ -198,15 +211,22 @@ def _experts(model: ModelSpec, release: PricedRelease, config: Config, ranks: Ra
         for layer in layers:
             per_layer.setdefault(layer, []).extend(groups)
     counted: dict[tuple[KernelCase, float], int] = {}
+    made: dict[tuple[object, ...], list[tuple[KernelCase, float]]] = {}
     for layer, groups in sorted(per_layer.items()):
-        for case, scale in _expert_cases(moe.experts, moe.top_k, groups, config, ranks, layer, release.tensors.scale):
+        in_ram = layer < config.cpu_expert_layers
+        key = (in_ram, *[id(group) for group in groups])
+        cases = made.get(key)
+        if cases is None:
+            stretched = release.tensors.scale
+            cases = made[key] = _expert_cases(moe.experts, moe.top_k, groups, config, ranks, stretched, in_ram=in_ram)
+        for case, scale in cases:
             counted[case, scale] = counted.get((case, scale), 0) + 1
     names = {"grouped_moe": "routed experts", "cpu_moe": "experts in RAM"}
     return [Use(names[case.kernel], case, times, scale) for (case, scale), times in counted.items()]
 
 
 def _expert_cases(
-    experts: int, top_k: int, groups: list[TensorGroup], config: Config, ranks: Ranks, layer: int, stretched: float
+    experts: int, top_k: int, groups: list[TensorGroup], config: Config, ranks: Ranks, stretched: float, *, in_ram: bool
 ) -> list[tuple[KernelCase, float]]:
     gate = next((group for group in groups if group.role == "expert_gate"), groups[0])
     inter = -(-gate.shape[-2] // ranks.expert_tp) if gate.role == "expert_gate" else gate.shape[-1]
@@ -232,7 +252,7 @@ def _expert_cases(
             inter=gate.shape[-2],
         )  # fmt: skip
         return [(cpu, scale), *([case("grouped_moe", on_gpu)] if on_gpu else [])]
-    if config.placement and layer < config.cpu_expert_layers and not config.group.gpu.unified:
+    if config.placement and in_ram and not config.group.gpu.unified:
         return [case("cpu_moe", experts)]
     return [case("grouped_moe", -(-experts // ranks.expert_ranks))]
 

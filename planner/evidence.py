@@ -12,29 +12,32 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from functools import cache
-from math import exp, hypot, log, sqrt
+from math import exp, log, sqrt
 from typing import Final, NamedTuple
 
-from formulas.moe import expected_distinct_experts
-from formulas.storage import FORMATS, storage_format
+from formulas.storage import storage_format
 from hwdetect.bench.case import Kernel, KernelCase, kernel_case
 from hwdetect.bench.measured import MeasuredSeries
 from planner.machine import Gpu
 from profiles.engines import MissingFact, load_engine, version_tuple
-from profiles.gpus import load_gpu
-from profiles.kernels import KernelRow, kernel_gpus, kernel_rows
+from profiles.gpus import load_gpu as load_gpu
+from profiles.kernels import KernelGroup, KernelRow, kernel_gpus, kernel_groups, kernel_rows
 
 FLOOR_SHARE: Final = 0.85
 """Share of a kernel's fastest time at any shape that counts as floor: the rest is the little work it did."""
 EXAMPLES: Final = {"bf16": "bf16", "fp8": "fp8_block128", "int4": "int4_g32", "nvfp4": "nvfp4", "mxfp4": "mxfp4"}
 """The storage format in which a table's class of formats was measured."""
+_gpu_facts = cache(load_gpu)
 MEASURED_LEAST_SPREAD: Final = 1.03
 FOREIGN_AS: Final = 9.0
 """The compute capability whose tables stand in for GPUs of other vendors."""
 
 
 class Curve(NamedTuple):
-    """How one kernel runs: ``floor_s``, efficiencies over log x, its spread (a factor either way) and its source."""
+    """How one kernel runs: ``floor_s``, efficiencies over log x, its spread (a factor either way) and its source.
+
+    ``format`` is the class of formats it was measured with, empty for a calibration, which has the case's own.
+    """
 
     floor_s: float
     logs: tuple[float, ...]
@@ -42,6 +45,7 @@ class Curve(NamedTuple):
     spread: float
     source: str
     measured: bool = False
+    format: str = ""
 
     def efficiency(self, x: float) -> float:
         """Fraction of the roofline at ``x``: its logarithm is interpolated in log x, and held outside."""
@@ -54,6 +58,11 @@ class Curve(NamedTuple):
         right = bisect_left(logs, at)
         share = (at - logs[right - 1]) / (logs[right] - logs[right - 1])
         return exp(values[right - 1] + share * (values[right] - values[right - 1]))
+
+    @property
+    def log_spread(self) -> float:
+        """The spread's logarithm."""
+        return log(self.spread)
 
     def seconds(self, x: float, roofline_s: float) -> float:
         """Time of the kernel where it would take ``roofline_s`` at full rate."""
@@ -107,6 +116,7 @@ class Evidence:
 
     def __init__(self, gpu: Gpu, engine: str, version: str, measured: Iterable[MeasuredSeries] = ()) -> None:
         self.gpu, self.engine, self.version = gpu, engine, version_tuple(version)
+        self._given = measured
         self._measured = {series.series: series for series in measured if series.threads is None}
         self._curves: dict[tuple[str, str, tuple[tuple[str, int], ...]], Curve] = {}
 
@@ -127,7 +137,9 @@ class Evidence:
         spread = MEASURED_LEAST_SPREAD
         for point in points:
             at = case._replace(batch=point.batch, context=point.context)
-            known[log(max(axis_value(at), 1e-9))] = _roofline_s(self.gpu, case, point.bytes, point.flops) / point.median_s
+            known[log(max(axis_value(at), 1e-9))] = (
+                _roofline_s(self.gpu, case, point.bytes, point.flops) / point.median_s
+            )
             spread = max(spread, sqrt(point.high_s / point.low_s) if point.low_s > 0 else spread)
         logs = tuple(sorted(known))
         source = f"measured by {series.provider} {series.version} on {series.date}"
@@ -137,57 +149,58 @@ class Evidence:
         if case.kernel == "router":
             # A projection like any other, as far as the tables go.
             case = kernel_case("dense", case.quantization, out=case.dim("experts"), in_=case.dim("hidden"))
-        best: tuple[float, KernelRow, float] | None = None
+        best: tuple[float, KernelGroup, float] | None = None
         for gpu, far in _donors(self.gpu, case.kernel == "all_reduce"):
-            for row in kernel_rows(gpu).get(case.kernel, ()):
-                distance, widening = self._distance(case, row)
-                if best is None or far[0] + distance < best[0]:
-                    best = (far[0] + distance, row, far[1] * widening)
-            if best is not None and best[0] < far[0] + 1.0:
+            if best is not None and best[0] <= far[0]:
                 break
+            for group in kernel_groups(gpu).get(case.kernel, ()):
+                distance, widening = self._distance(case, group)
+                if best is None or far[0] + distance < best[0]:
+                    best = (far[0] + distance, group, far[1] * widening)
         if best is None:
             raise MissingFact(f"no measured series of {case.kernel}")
-        return _transferred(best[1], best[2])
+        row, apart = _nearest(case, best[1])
+        widest = load_engine("speed").at("other_shape_spread", "1").value
+        return table_curve(row, best[2] * (widest if apart > 0.1 else 1.0))
 
-    def _distance(self, case: KernelCase, row: KernelRow) -> tuple[float, float]:
-        """How far a table is from the case, and the factor by which that widens its range."""
+    def _distance(self, case: KernelCase, group: KernelGroup) -> tuple[float, float]:
+        """How far a group of tables is from the case, and the factor by which that widens its range."""
         facts = load_engine("speed")
         distance, widening = 0.0, facts.at("table_spread", "1").value
         kind = format_class(case.quantization)
-        if row.format != kind:
-            near = abs(log(_bits(row.format) / _bits(kind)))
-            distance += 20.0 + 10.0 * near
+        if group.format != kind:
+            distance += 20.0 + 10.0 * abs(log(_bits(group.format) / _bits(kind)))
             widening *= facts.at("other_format_spread", "1").value
-        if row.kernel == "all_reduce":
+        if group.kernel == "all_reduce":
             # Both engines leave NVLink-less machines of more than two GPUs to NCCL.
             wanted = "nccl" if self.gpu.link == "pcie" and case.dim("ranks") > 2 else self.engine
-            if row.engine != wanted:
-                distance += 100.0 if "nccl" in (row.engine, wanted) else 4.0
-        elif row.engine != self.engine:
+            if group.engine != wanted:
+                distance += 100.0 if "nccl" in (group.engine, wanted) else 4.0
+        elif group.engine != self.engine:
             distance += 4.0
             widening *= facts.at("other_engine_spread", "1").value
-        if row.engine == self.engine:
+        if group.engine == self.engine:
             # The newest table that is not newer than the engine, else the oldest.
-            newer = row.version > self.version
-            distance += 1e-3 * sum([abs(a - b) for a, b in zip(row.version, self.version, strict=False)])
-            distance += 0.5 if newer else 0.0
-            if self.version < row.since:
-                distance += 10.0
-        shape = _shape_distance(case, row)
-        return distance + shape, widening * min(1 + 0.05 * shape, facts.at("other_shape_spread", "1").value)
+            distance += 1e-3 * sum([abs(a - b) for a, b in zip(group.version, self.version, strict=False)])
+            distance += 0.5 if group.version > self.version else 0.0
+            distance += 10.0 if self.version < group.since else 0.0
+        return distance, widening
 
 
+@cache
 def _bits(kind: str) -> float:
     return storage_format(EXAMPLES[kind]).bits_per_weight if kind in EXAMPLES else 4.5
 
 
-def _shape_distance(case: KernelCase, row: KernelRow) -> float:
-    """Distance in logarithms of the dimensions that decide the time."""
-    if case.kernel == "all_reduce":
-        return abs(log(case.dim("ranks") / row.dim("ranks")))
-    theirs = dict(row.dims)
-    total = [log(size / theirs[name]) for name, size in case.dims if size > 0 and theirs.get(name)]
-    return hypot(*total)
+def _nearest(case: KernelCase, group: KernelGroup) -> tuple[KernelRow, float]:
+    """The series of nearest shape, and how far it is in logarithms of the dimensions."""
+    wanted = [(name, log(size)) for name, size in case.dims if size > 0 and name in group.logs[0]]
+    best, nearest = 0, float("inf")
+    for place, logs in enumerate(group.logs):
+        apart = sum([(at - logs[name]) ** 2 for name, at in wanted])
+        if apart < nearest:
+            best, nearest = place, apart
+    return group.rows[best], sqrt(nearest)
 
 
 def _donors(gpu: Gpu, by_link: bool) -> tuple[tuple[str, tuple[float, float]], ...]:
@@ -202,7 +215,7 @@ def _donors_of(
     facts = load_engine("speed")
     found = []
     for donor in kernel_gpus():
-        other = load_gpu(donor)
+        other = _gpu_facts(donor)
         rates = 0.1 * abs(log(bandwidth / other.bandwidth_bytes_per_s))
         if by_link and (other.link is not None) != (link == "nvlink"):
             far = 400.0, facts.at("other_architecture_spread", "1").value
@@ -220,32 +233,47 @@ def _donors_of(
 
 
 @cache
-def _transferred(row: KernelRow, spread: float) -> Curve:
+def table_curve(row: KernelRow, spread: float) -> Curve:
     """The curve of a table."""
-    gpu = load_gpu(row.gpu)
     floor = _floor_s(row)
     logs, efficiencies = [], []
-    for at, seconds in row.points:
-        x, roofline = _table_point(row, at, gpu.bandwidth_bytes_per_s, dict(gpu.dense_flops_per_s), gpu.link)
+    for x, roofline, seconds in table_points(row):
         logs.append(log(x))
         efficiencies.append(log(min(max(roofline / (seconds - floor), 1e-4), 1.2)))
     names = ".".join([f"{name}{size}" for name, size in row.dims])
     version = ".".join([str(number) for number in row.version])
     return Curve(
         floor, tuple(logs), tuple(efficiencies), spread,
-        f"{row.kernel}/{row.format}/{names} on {row.gpu}, {row.engine} {version}: {row.source}",
+        f"{row.kernel}/{row.format}/{names}, {row.engine} {version}: {row.source}", format=row.format,
     )  # fmt: skip
+
+
+def table_points(row: KernelRow) -> list[tuple[float, float, float]]:
+    """Points of a table as x, seconds of the roofline of its GPU, and seconds."""
+    gpu = _gpu_facts(row.gpu)
+    found = []
+    for at, seconds in row.points:
+        x, roofline = _table_point(row, at, gpu.bandwidth_bytes_per_s, dict(gpu.dense_flops_per_s), gpu.link)
+        found.append((x, roofline, seconds))
+    return found
 
 
 def _floor_s(row: KernelRow) -> float:
     """Seconds a kernel takes with next to no work: of the fastest point of its like, whatever the shape."""
-    alike = [other for other in kernel_rows(row.gpu)[row.kernel] if _like(other) == _like(row)]
-    return FLOOR_SHARE * min([seconds for other in alike for _, seconds in other.points])
-
-
-def _like(row: KernelRow) -> tuple[object, ...]:
     ranks = row.dims if row.kernel == "all_reduce" else ()
-    return row.format, row.engine, row.version, ranks
+    return _fastest_s(row.gpu, row.kernel, row.format, row.engine, row.version, ranks) * FLOOR_SHARE
+
+
+@cache
+def _fastest_s(
+    gpu: str, kernel: str, kind: str, engine: str, version: tuple[int, ...], dims: tuple[tuple[str, int], ...]
+) -> float:
+    return min([
+        seconds
+        for row in kernel_rows(gpu)[kernel]
+        if (row.format, row.engine, row.version) == (kind, engine, version) and (not dims or row.dims == dims)
+        for _, seconds in row.points
+    ])  # fmt: skip
 
 
 def _table_point(
@@ -257,7 +285,8 @@ def _table_point(
         rate = getattr(link, "bytes_per_s_per_direction", None) or PCIE_OF_TABLES[row.gpu]
         return at, 2 * (dims["ranks"] - 1) / dims["ranks"] * at / rate
     kernel: Kernel = row.kernel  # type: ignore[assignment]
-    case = kernel_case(kernel, EXAMPLES[row.format], **dims)
+    attention = row.axis == "cached" or row.kernel.endswith("prefill")
+    case = kernel_case(kernel, row.format if attention else EXAMPLES[row.format], **dims)
     distinct = None
     if row.axis == "cached":
         case = case._replace(batch=max(1, min(64, round(at) // 1024)))

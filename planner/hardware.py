@@ -243,7 +243,8 @@ def _plain_node(node: Node, source: Literal["flags", "detected", "file"], notes:
         ram,
         "flags" if source == "flags" else "reported",
         known(bandwidth),
-        "measured" if bandwidth is not None and bandwidth.provenance == "measured" else "nominal",
+        # What a person says the memory delivers was measured by somebody; a table knows only modules.
+        "nominal" if bandwidth is None or bandwidth.provenance == "table" else "measured",
         int(cores) if cores else None,
         known(cpu.sockets) or 1,
         frozenset(known(cpu.flags) or ()),

@@ -57,11 +57,12 @@ class Options:
     cache_type_k: str | None = None
     cache_type_v: str | None = None
     sequences: str | None = None
-    calibration: str | None = None
     kv_unified: bool = False
     flash_attention: str | None = None
     n_cpu_moe: str | None = None
     enforce_eager: bool = False
+    calibration: str | None = None
+    accept_length: str | None = None
 
     def __post_init__(self) -> None:
         """Raises ``BadRequest`` for a value of the wrong type, or one that no file name and no number can hold."""

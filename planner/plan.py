@@ -126,8 +126,28 @@ class Offload(Record):
     disk_bytes: int = 0
 
 
+class BudgetEntry(Record):
+    """A row of the time budget of one output token: ``seconds`` of it, as a range, and what bounds them.
+
+    The rows' ``seconds`` sum to the expected time per token. ``evidence`` is measured where a calibration of this
+    machine has the kernel, else modelled; ``source`` says from what.
+    """
+
+    what: str
+    seconds: float
+    low_s: float
+    high_s: float
+    share: float
+    bound_by: str
+    source: str
+    evidence: Evidence
+
+
 class Performance(Record):
-    """Speed at the workload, as ranges, with what bounds it and how it is known."""
+    """Speed at the workload, as ranges, with what bounds it and how it is known.
+
+    ``budget`` is the time of one output token by kernel, ``prompt_budget`` that of one request's prompt.
+    """
 
     decode_tokens_per_s_per_request: Range
     decode_tokens_per_s_total: Range
@@ -137,6 +157,8 @@ class Performance(Record):
     effective_concurrency: float
     bound_by: str
     evidence: str
+    budget: tuple[BudgetEntry, ...] = ()
+    prompt_budget: tuple[BudgetEntry, ...] = ()
 
 
 class Kernel(Record):
@@ -223,6 +245,29 @@ class Rejection(Record):
     memory: Memory | None = None
     kv_cache: KvCache | None = None
     count: int = 1
+
+
+class ParetoPoint(Record):
+    """A configuration at a concurrency that no other beats in both: tokens per second of a GPU, and of a user.
+
+    ``tokens_per_s_per_gpu`` counts output tokens, ``total_tokens_per_s_per_gpu`` input and output, as published
+    comparisons do. ``rank`` is the candidate's, null when it is not among those shown.
+    """
+
+    tokens_per_s_per_user: float
+    tokens_per_s_per_gpu: float
+    total_tokens_per_s_per_gpu: float
+    concurrency: int
+    tpot_s: Range
+    ttft_s: Range
+    engine: EngineRef
+    quantization: QuantizationRef
+    parallel: Parallel
+    kv_dtype: str
+    gpus: int
+    bound_by: str
+    rank: int | None = None
+    note: str = ""
 
 
 class ModelRef(Record):
@@ -322,6 +367,7 @@ class Plan(Record):
     inventory: dict[str, Any]
     objective: str
     candidates: tuple[Candidate, ...]
+    pareto: tuple[ParetoPoint, ...] = ()
     rejected: tuple[Rejection, ...]
     search: SearchSummary
     fleet: Fleet | None = None

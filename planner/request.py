@@ -53,7 +53,7 @@ class Settings:
     flash_attention: bool | None = None
     n_cpu_moe: int | None = None
     enforce_eager: bool = False
-    draft_tokens: int | None = None
+    draft_tokens: int = 0
     accept_length: float | None = None
 
 

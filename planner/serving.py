@@ -62,7 +62,8 @@ def admitted_requests(request: Request, priced: Priced, offered: float) -> float
     config, demand = priced.config, request.demand
     limit = offered
     if priced.pool.bytes_per_token:
-        each = demand.input_tokens + max(demand.output_tokens, 1)
+        # Blocks are taken as the answer grows: half of it on average.
+        each = demand.input_tokens + max(demand.output_tokens, 1) / 2
         limit = min(limit, priced.pool.tokens * config.replicas / each)
     if config.sequences:
         limit = min(limit, float(config.sequences * config.replicas))
@@ -100,16 +101,16 @@ def prompt_budget(request: Request, release: PricedRelease, priced: Priced) -> B
     if found is not None:
         return found
     chunk = fresh if config.engine in OFFLOADERS else float(max(config.batched_tokens, 1))
-    terms: list[Term] = []
-    done = 0.0
+    found = prefill_step(request, release, priced, min(chunk, fresh), cached)
+    done = chunk
     while done < fresh:
         tokens = min(chunk, fresh - done)
-        terms += prefill_step(request, release, priced, tokens, cached + done).terms
+        found = Budget(merged([*found.terms, *prefill_step(request, release, priced, tokens, cached + done).terms]))
         done += tokens
     image = vision_term(request, priced)
     if image is not None:
-        terms.append(image)
-    found = release.memo[key] = Budget(merged(terms))
+        found = Budget((*found.terms, image))
+    release.memo[key] = found
     return found
 
 
@@ -129,9 +130,7 @@ def vision_term(request: Request, priced: Priced) -> Term | None:
     return Term("vision encoder", rounds * flops / (peak * share.value), "compute", spread_of(share), share.source)
 
 
-def _waiting(
-    request: Request, priced: Priced, admitted: float, lanes: float, each: float, prompt: float
-) -> float:
+def _waiting(request: Request, priced: Priced, admitted: float, lanes: float, each: float, prompt: float) -> float:
     """Seconds that the prompts of other requests add to each token."""
     config, output = priced.config, max(request.demand.output_tokens, 1)
     shared = lanes > 1 and config.expert_group > 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import exp, hypot, log
 from typing import NamedTuple
 
-from planner.budget import Budget, Term, fact
+from planner.budget import Budget, Term, combined_spread, fact
 from planner.engines.base import Priced
 from planner.request import PricedRelease, Request
 from planner.serving import Serving, serve
@@ -76,11 +76,15 @@ def _widened(spread: float) -> float:
 
 def _factors(found: Serving, priced: Priced) -> tuple[float, float]:
     """Low and high factor of the time per token."""
-    spread = _widened(token_budget(found).spread)
+    each = found.tokens_per_step[1]
+    parts = [(term.seconds / each, term.spread) for term in found.step.terms]
+    parts.append((found.waiting, found.prompt.spread))
+    spread = _widened(combined_spread(parts))
     low, high = 1 / spread, spread
     config = priced.config
     if config.engine not in OFFLOADERS and config.pp > 1:
-        high *= fact("pipeline_spread").value
+        known = fact("pipeline_factor")
+        low, high = low * known.low / known.value, high * known.high / known.value
     slow, expected, fast = found.tokens_per_step
     step = 1 - found.waiting / found.tpot_s
     # More accepted drafts shorten only the part that is steps.

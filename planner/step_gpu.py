@@ -7,6 +7,7 @@ compiled once for each division of a release over ranks and is then arithmetic o
 
 from __future__ import annotations
 
+from math import exp
 from typing import Final, NamedTuple
 
 from formulas.kv_cache import vector_bytes
@@ -15,15 +16,19 @@ from formulas.roofline import all_reduce_s, all_to_all_s, mla_decode_flops
 from formulas.storage import storage_format, tensor_bytes
 from hwdetect.bench.case import KernelCase, kernel_case
 from hwdetect.bench.measured import MeasuredSeries
-from planner.cases import Use, is_attention, uses_of
+from planner.budget import Bound, Budget, Term, fact, spread_of
+from planner.cases import Use, uses_of
 from planner.engines.base import Config
 from planner.engines.tensor_parallel import Ranks, ranks_of
-from planner.budget import Bound, Budget, Term, fact, merged, spread_of
 from planner.evidence import Curve, Evidence, peak_flops
 from planner.machine import Gpu
 from planner.request import PricedRelease, Request
 from profiles.engines import version_tuple
 from profiles.model import ModelSpec
+
+LATENCY_RATIO: Final = 3.0
+"""A kernel that takes longer than this many times its roofline is bound by neither bandwidth nor arithmetic."""
+
 
 class Kernel(NamedTuple):
     """A use compiled to coefficients: bytes and operations are linear in its rows, experts in those that are hit."""
@@ -37,13 +42,18 @@ class Kernel(NamedTuple):
     cached_bytes: float = 0.0
     cached_flops: float = 0.0
     expert_bytes: float = 0.0
+    experts: int = 0
+    experts_total: int = 1
+    top_k: int = 1
 
 
 class Compiled(NamedTuple):
-    """All kernels of a step of one division of a release; ``small`` are launches that no case names."""
+    """All kernels of a step of one division of a release, by row of the budget; ``small`` are launches that no case
+    names, ``eager`` all of them.
+    """
 
-    decode: tuple[Kernel, ...]
-    prefill: tuple[Kernel, ...]
+    decode: tuple[tuple[Kernel, ...], ...]
+    prefill: tuple[tuple[Kernel, ...], ...]
     small: float
     eager: float
 
@@ -67,24 +77,37 @@ def division(config: Config) -> tuple[object, ...]:
 
 def compiled(request: Request, release: PricedRelease, config: Config) -> Compiled:
     """The kernels of a configuration with their curves, kept for configurations that divide alike."""
-    key = ("compiled", division(config))
+    assert config.group is not None
+    gpu, ranks = config.group.gpu, ranks_of(config)
+    key = ("compiled", config.engine, config.version, ranks, config.kv_dtype, config.dcp, gpu.key, gpu.link)
     found: Compiled | None = release.memo.get(key)
     if found is None:
-        assert config.group is not None
-        gpu = config.group.gpu
         evidence = evidence_of(gpu, config.engine, config.version, request.kernels)
         uses = [use for use in uses_of(request, release, config) if use.case.kernel not in ("all_reduce", "all_to_all")]
-        kernels = [_kernel(use, evidence, gpu, request.model) for use in uses]
+        known: dict[tuple[Use, int], Kernel] = release.memo.setdefault("kernels", {})
+        kernels = []
+        for use in uses:
+            kernel = known.get((use, id(evidence)))
+            if kernel is None:
+                kernel = known[use, id(evidence)] = _kernel(use, evidence, gpu)
+            kernels.append(kernel)
         small, eager = launches(request.model, uses)
         fused = gpu.cuda is not None and int(gpu.cuda) in FUSED_REDUCTION
-        if fused and ranks_of(config).tp > 1 and fuses_norms(config):
-            small -= 2 * request.model.layers
+        if fused and ranks.tp > 1 and fuses_norms(config):
+            small -= 2.0 * request.model.layers
         found = release.memo[key] = Compiled(
-            tuple([kernel for kernel in kernels if kernel.use.phase != "prefill"]),
-            tuple([kernel for kernel in kernels if kernel.use.phase != "decode"]),
+            _by_row([kernel for kernel in kernels if kernel.use.phase != "prefill"]),
+            _by_row([kernel for kernel in kernels if kernel.use.phase != "decode"]),
             small, eager,
         )  # fmt: skip
     return found
+
+
+def _by_row(kernels: list[Kernel]) -> tuple[tuple[Kernel, ...], ...]:
+    rows: dict[str, list[Kernel]] = {}
+    for kernel in kernels:
+        rows.setdefault(kernel.use.what, []).append(kernel)
+    return tuple([tuple(row) for row in rows.values()])
 
 
 def fuses_norms(config: Config) -> bool:
@@ -97,18 +120,21 @@ _EVIDENCE: dict[tuple[object, ...], Evidence] = {}
 
 
 def evidence_of(gpu: Gpu, engine: str, version: str, measured: tuple[MeasuredSeries, ...]) -> Evidence:
-    """The curves of a kind of GPU; without a calibration they are kept for the next request."""
+    """The curves of a kind of GPU, kept for the next request; ``measured`` is a calibration of it."""
     name = engine if engine in ("vllm", "sglang") else "sglang"
-    if measured:
-        return Evidence(gpu, name, version, measured)
-    key = (gpu.key, gpu.link, gpu.bandwidth, name, version)
+    key = (gpu.key, gpu.link, gpu.bandwidth, name, version, id(measured) if measured else 0)
     found = _EVIDENCE.get(key)
     if found is None:
-        found = _EVIDENCE[key] = Evidence(gpu, name, version)
+        found = _EVIDENCE[key] = Evidence(gpu, name, version, measured)
     return found
 
 
-def _kernel(use: Use, evidence: Evidence, gpu: Gpu, model: ModelSpec) -> Kernel:
+def read_dtype(curve: Curve, dtype: str) -> str:
+    """The KV dtype whose bytes count: without a kernel of its own, an FP8 cache is taken to be read no faster."""
+    return "bf16" if curve.format == "bf16" else dtype
+
+
+def _kernel(use: Use, evidence: Evidence, gpu: Gpu) -> Kernel:
     case = use.case
     curve = evidence.curve(case)
     peak = peak_flops(gpu, case.quantization) or 0.0
@@ -117,25 +143,29 @@ def _kernel(use: Use, evidence: Evidence, gpu: Gpu, model: ModelSpec) -> Kernel:
         fmt = storage_format(case.quantization)
         hidden, inter = dims["hidden"], dims["inter"]
         expert = 2 * tensor_bytes(fmt, (inter, hidden)) + tensor_bytes(fmt, (hidden, inter))
-        return Kernel(use, curve, peak, 0.0, 4.0 * hidden, 6.0 * hidden * inter, expert_bytes=expert * use.scale)
+        return Kernel(
+            use, curve, peak, 0.0, 4.0 * hidden, 6.0 * hidden * inter, expert_bytes=expert * use.scale,
+            experts=dims["experts"], experts_total=dims["experts_total"], top_k=dims["top_k"],
+        )  # fmt: skip
     if case.kernel == "mla_decode":
         heads, width = dims["heads"], dims["kv_lora"] + dims["rope"]
-        moved = vector_bytes(width, case.quantization) * use.scale
+        moved = vector_bytes(width, read_dtype(curve, case.quantization)) * use.scale
         return Kernel(
             use, curve, peak, 0.0, 2.0 * heads * (width + dims["kv_lora"]), 0.0, moved,
             mla_decode_flops(heads, dims["kv_lora"], dims["rope"], 1.0),
         )  # fmt: skip
     if case.kernel == "gqa_decode":
         heads, wide = dims["heads"], dims["head"] + dims["v"]
-        moved = dims["kv_heads"] * (
-            vector_bytes(dims["head"], case.quantization) + vector_bytes(dims["v"], case.quantization)
+        each = dims["kv_heads"] * (
+            vector_bytes(dims["head"], read_dtype(curve, case.quantization))
+            + vector_bytes(dims["v"], read_dtype(curve, case.quantization))
         )
-        return Kernel(use, curve, peak, 0.0, 2.0 * heads * wide, 0.0, moved * use.scale, 2.0 * heads * wide)
+        return Kernel(use, curve, peak, 0.0, 2.0 * heads * wide, 0.0, each * use.scale, 2.0 * heads * wide)
     if case.kernel in ("mla_prefill", "gqa_prefill"):
         # Operations per pair of a new token and one that it sees; rows are read and written once.
         key_width = dims["nope"] + dims["rope"] if case.kernel == "mla_prefill" else dims["head"]
-        wide = 2.0 * dims["heads"] * (key_width + dims["v"])
-        return Kernel(use, curve, peak, 0.0, 2 * wide, 0.0, wide, wide)
+        paired = 2.0 * dims["heads"] * (key_width + dims["v"])
+        return Kernel(use, curve, peak, 0.0, 2 * paired, 0.0, paired, paired)
     out = dims["experts"] if case.kernel == "router" else dims["out"]
     columns = dims["hidden"] if case.kernel == "router" else dims["in"]
     weights = tensor_bytes(storage_format(case.quantization), (out, columns)) * use.scale
@@ -174,20 +204,20 @@ def gpu_decode(
     steps = compiled(request, release, config)
     micro = max(batch, 1.0) * width
     routed = micro * config.expert_group
-    terms = []
-    for kernel in steps.decode:
-        rows = routed if kernel.use.case.kernel == "grouped_moe" else micro
-        terms.append(_term(kernel, gpu, ranks, rows, context / width, config, decode=True))
+    at = Place(gpu, ranks, config.dcp, platform_factor(gpu))
+    terms = [_row_term(row, at, micro, routed, context / width, decode=True) for row in steps.decode]
     factor = platform_factor(gpu)
     small = fact("small_kernel_s")
-    terms.append(
-        Term("small kernels", steps.small * small.value * factor, "latency", spread_of(small), small.source)
-    )
+    terms.append(Term("small kernels", steps.small * small.value * factor, "latency", spread_of(small), small.source))
     terms += collectives(request, config, ranks, micro, model)
+    if config.pp > 1:
+        known = fact("pipeline_factor")
+        waiting = (known.value - 1) * sum([term.seconds for term in terms])
+        terms.append(Term("pipeline waits", waiting, "latency", 1.0, known.source))
     host = fact("host_step_s")
     terms.append(Term("scheduling and sampling", host.value, "latency", spread_of(host), host.source))
-    rows = merged(terms)
-    return Budget(overlapped(rows) if micro <= fact("shared_stream_tokens").value else rows)
+    summed = tuple(terms)
+    return Budget(overlapped(summed) if micro <= fact("shared_stream_tokens").value else summed)
 
 
 def gpu_prefill(request: Request, release: PricedRelease, config: Config, tokens: float, cached: float) -> Budget:
@@ -195,14 +225,8 @@ def gpu_prefill(request: Request, release: PricedRelease, config: Config, tokens
     assert config.group is not None
     gpu, model, ranks = config.group.gpu, request.model, ranks_of(config)
     steps = compiled(request, release, config)
-    terms = []
-    for kernel in steps.prefill:
-        rows = tokens
-        if kernel.use.rows == "sequences":
-            rows = 1.0
-        elif kernel.use.case.kernel == "grouped_moe":
-            rows = tokens * config.expert_group
-        terms.append(_term(kernel, gpu, ranks, rows, cached, config, decode=False))
+    at = Place(gpu, ranks, 1, platform_factor(gpu))
+    terms = [_row_term(row, at, tokens, tokens * config.expert_group, cached, decode=False) for row in steps.prefill]
     terms += collectives(request, config, ranks, tokens, model)
     small = fact("small_kernel_s")
     # Small kernels move the hidden state a few times: as long as that takes, where it is longer than a launch.
@@ -211,11 +235,13 @@ def gpu_prefill(request: Request, release: PricedRelease, config: Config, tokens
     bound: Bound = "HBM" if moved >= seconds else "latency"
     terms.append(Term("small kernels", seconds * platform_factor(gpu), bound, spread_of(small), small.source))
     # Prompts are launched kernel by kernel, which the GPU waits for where it is faster than the host.
-    launched = fact(f"eager_launch_s_{config.engine}" if config.engine in ("vllm", "sglang") else "eager_launch_s_sglang")
+    launched = fact(
+        f"eager_launch_s_{config.engine}" if config.engine in ("vllm", "sglang") else "eager_launch_s_sglang"
+    )
     waiting = steps.eager * launched.value * platform_factor(gpu) - sum([term.seconds for term in terms])
     if waiting > 0:
         terms.append(Term("waiting for launches", waiting, "latency", spread_of(launched), launched.source))
-    return Budget(merged(terms))
+    return Budget(tuple(terms))
 
 
 def platform_factor(gpu: Gpu) -> float:
@@ -225,45 +251,70 @@ def platform_factor(gpu: Gpu) -> float:
     return 1.0
 
 
-def _term(
-    kernel: Kernel, gpu: Gpu, ranks: Ranks, rows: float, context: float, config: Config, *, decode: bool
+class Place(NamedTuple):
+    """Where a step runs."""
+
+    gpu: Gpu
+    ranks: Ranks
+    dcp: int
+    latency_factor: float
+
+
+def _row_term(
+    row: tuple[Kernel, ...], at: Place, tokens: float, routed: float, context: float, *, decode: bool
 ) -> Term:
-    use, case = kernel.use, kernel.use.case
+    """The kernels of one row of the budget together; the longest says what bounds them and where that is from."""
+    total = floors = weighed = longest = 0.0
+    bound: Bound = "HBM"
+    first = row[0]
+    for kernel in row:
+        use = kernel.use
+        rows = routed if use.case.kernel == "grouped_moe" else tokens
+        if use.rows == "sequences" and not decode:
+            rows = 1.0
+        seconds, floor, bounded = _timed(kernel, at, rows, context, decode=decode)
+        total += use.times * seconds
+        floors += use.times * floor
+        weighed += use.times * seconds * kernel.curve.log_spread
+        if use.times * seconds > longest:
+            longest, bound, first = use.times * seconds, bounded, kernel
+    curve = first.curve
+    return Term(first.use.what, total, bound, exp(weighed / total), curve.source, curve.measured, floors)
+
+
+def _timed(kernel: Kernel, at: Place, rows: float, context: float, *, decode: bool) -> tuple[float, float, Bound]:
+    """Seconds of a kernel once, those of them that pass whatever it does, and what bounds it."""
+    use, name = kernel.use, kernel.use.case.kernel
     moved = kernel.fixed_bytes + kernel.row_bytes * rows
     flops = kernel.row_flops * rows
     x = rows
-    if case.kernel == "grouped_moe":
-        total, top_k = case.dim("experts_total"), case.dim("top_k")
-        here = case.dim("experts") / total
-        share = expected_busiest_share(rows, top_k, total, ranks.expert_ranks)
-        hit = min(expected_distinct_experts(total, top_k, rows) * here * share, case.dim("experts"), rows * top_k)
+    if name == "grouped_moe":
+        total, top_k, here = kernel.experts_total, kernel.top_k, kernel.experts
+        share = here / total
+        if at.ranks.expert_ranks > 1:
+            share *= expected_busiest_share(rows, top_k, total, at.ranks.expert_ranks)
+        hit = min(expected_distinct_experts(total, top_k, rows) * share, here, rows * top_k)
         x = rows * top_k / total
-        copies = rows * top_k * here * share
         moved += hit * kernel.expert_bytes
-        flops = kernel.row_flops * copies
-    elif is_attention(case):
-        if decode:
-            seen = min(context, use.window or context) / config.dcp
-            cached = rows * max(seen, 1.0)
-            moved += kernel.cached_bytes * cached
-            flops += kernel.cached_flops * cached
-            x = cached
-        else:
-            before = min(context, use.window or context)
-            pairs = rows * (before + min(rows, use.window or rows) / 2)
-            flops = kernel.cached_flops * pairs
-            moved += kernel.cached_bytes * before
-    by_bytes, by_flops = moved / gpu.bandwidth, flops / kernel.peak if kernel.peak else 0.0
-    roofline = max(by_bytes, by_flops)
-    floor = kernel.curve.floor_s * platform_factor(gpu)
-    working = roofline / kernel.curve.efficiency(x)
-    if not kernel.curve.measured and case.kernel == "dense" and use.what == "MLA expansion" and decode:
+        flops *= top_k * share
+    elif name.endswith("_decode"):
+        cached = rows * max(min(context, use.window or context) / at.dcp, 1.0)
+        moved += kernel.cached_bytes * cached
+        flops += kernel.cached_flops * cached
+        x = cached
+    elif name.endswith("_prefill"):
+        before = min(context, use.window or context)
+        flops = kernel.cached_flops * rows * (before + min(rows, use.window or rows) / 2)
+        moved += kernel.cached_bytes * before
+    by_bytes, by_flops = moved / at.gpu.bandwidth, flops / kernel.peak if kernel.peak else 0.0
+    roofline = by_bytes if by_bytes > by_flops else by_flops
+    floor = kernel.curve.floor_s * at.latency_factor
+    if decode and use.what == "MLA expansion" and not kernel.curve.measured:
         floor *= 2  # the two absorbed halves are two batched products
-    bound: Bound = "latency" if floor > working else "compute" if by_flops > by_bytes else "HBM"
-    return Term(
-        use.what, use.times * (floor + working), bound, kernel.curve.spread, kernel.curve.source,
-        kernel.curve.measured, use.times * floor,
-    )  # fmt: skip
+    seconds = floor + roofline / kernel.curve.efficiency(x)
+    if decode and seconds > LATENCY_RATIO * roofline:
+        return seconds, floor, "latency"
+    return seconds, floor, "compute" if by_flops > by_bytes else "HBM"
 
 
 def collectives(request: Request, config: Config, ranks: Ranks, tokens: float, model: ModelSpec) -> list[Term]:

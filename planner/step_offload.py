@@ -19,6 +19,7 @@ from planner.kv import group_bytes_per_token
 from planner.machine import Gpu, Host, Node
 from planner.measured_cpu import step_terms
 from planner.request import PricedRelease, Request
+from planner.step_gpu import gpu_prefill
 from profiles.model import ModelSpec
 
 
@@ -42,11 +43,11 @@ class Rate(NamedTuple):
 
 def placement_of(priced: Priced) -> tuple[object, ...]:
     """What the steps of a placement depend on, besides batch and context."""
-    config = priced.config
+    config, group = priced.config, priced.config.group
+    place = (group.gpu.key, group.nodes[0]) if group is not None else None
     return (
-        config.engine, config.version, config.group and (config.group.gpu.key, config.group.nodes[:1]), config.tp, config.kv_dtype, config.placement,
-        config.cpu_expert_layers, config.gpu_experts_per_layer, config.disk_bytes, config.batched_tokens,
-        priced.cpu_expert_bytes,
+        config.engine, config.version, place, config.tp, config.kv_dtype, config.placement, config.cpu_expert_layers,
+        config.gpu_experts_per_layer, config.disk_bytes, config.batched_tokens, priced.cpu_expert_bytes,
     )  # fmt: skip
 
 
@@ -125,9 +126,7 @@ def _cpu(request: Request, release: PricedRelease, host: Host, moved: float, com
     return slow.seconds, slow
 
 
-def offload_decode(
-    request: Request, release: PricedRelease, priced: Priced, batch: float, context: float
-) -> Budget:
+def offload_decode(request: Request, release: PricedRelease, priced: Priced, batch: float, context: float) -> Budget:
     """One decode step of ``batch`` tokens of as many sequences."""
     config, model, node = priced.config, request.model, node_of(request, priced)
     parts = parts_of(request, priced)
@@ -153,7 +152,9 @@ def offload_decode(
         terms.append(Term("graph nodes", nodes * each.value, "latency", spread_of(each), each.source))
     else:
         gpu = config.group.gpu
-        share = fact("kt_gpu_bandwidth_fraction" if config.engine == "ktransformers" else "llama_gpu_bandwidth_fraction")
+        share = fact(
+            "kt_gpu_bandwidth_fraction" if config.engine == "ktransformers" else "llama_gpu_bandwidth_fraction"
+        )
         reach = gpu.bandwidth * share.value
         terms.append(Term("weights on GPUs", parts.always / reach, "HBM", spread_of(share), share.source))
         if parts.experts_gpu:
@@ -164,13 +165,13 @@ def offload_decode(
         terms.append(Term("graph nodes", _nodes(model) * each.value, "latency", spread_of(each), each.source))
         if parts.experts_ram:
             amortised = fact("core_batch_amortisation").value if batch > 4 else 1.0
-            _, term = _cpu(
-                request, release, node.host, parts.experts_ram * read, parts.experts_ram * used / amortised
-            )
+            _, term = _cpu(request, release, node.host, parts.experts_ram * read, parts.experts_ram * used / amortised)
             terms += measured or [term]
             turn = fact("cpu_turn_s")
             terms.append(
-                Term("GPU and CPU in turn", parts.expert_layers_ram * turn.value, "latency", spread_of(turn), turn.source)
+                Term(
+                    "GPU and CPU in turn", parts.expert_layers_ram * turn.value, "latency", spread_of(turn), turn.source
+                )
             )
     if parts.experts_disk:
         terms.append(_disk(node, parts.experts_disk * read))
@@ -192,7 +193,9 @@ def _nodes(model: ModelSpec) -> float:
         kind = {"mla": "mla", "linear": "linear"}.get(group.layout, "gqa")
         total += len(group.layers) * fact(f"graph_nodes_{kind}").value
     moe_layers = len(model.moe.layers) if model.moe is not None else 0
-    return total + moe_layers * fact("graph_nodes_moe").value + (model.layers - moe_layers) * fact("graph_nodes_ffn").value
+    return (
+        total + moe_layers * fact("graph_nodes_moe").value + (model.layers - moe_layers) * fact("graph_nodes_ffn").value
+    )
 
 
 def _cache_bytes(model: ModelSpec, dtype: str, tp: int) -> float:
@@ -218,7 +221,9 @@ def _attention(request: Request, priced: Priced, gpu: Gpu, batch: float, context
     moved = batch * context * _cache_bytes(model, priced.config.kv_dtype, tp)
     seconds = moved / (gpu.bandwidth * share.value)
     peak = gpu.flops.get("bf16")
-    computing = batch * _attention_flops(model, context) / tp / (peak * fact("llama_attention_fraction").value) if peak else 0
+    computing = (
+        batch * _attention_flops(model, context) / tp / (peak * fact("llama_attention_fraction").value) if peak else 0
+    )
     if computing > seconds:
         return Term("attention", computing, "compute", spread_of(share), share.source)
     return Term("attention", seconds, "HBM", spread_of(share), share.source)
@@ -233,9 +238,7 @@ def _disk(node: Node, moved: float) -> Term:
     return Term("paging from disk", moved / known.value, "disk", spread_of(known), known.source)
 
 
-def offload_prefill(
-    request: Request, release: PricedRelease, priced: Priced, tokens: float, cached: float
-) -> Budget:
+def offload_prefill(request: Request, release: PricedRelease, priced: Priced, tokens: float, cached: float) -> Budget:
     """A prompt of ``tokens`` after ``cached`` ones."""
     config, node = priced.config, node_of(request, priced)
     if config.group is None:
@@ -243,13 +246,10 @@ def offload_prefill(
     parts, gpu = parts_of(request, priced), config.group.gpu
     transformers = config.engine == "ktransformers"
     ways = config.tp if transformers else 1
-    share = fact("kt_prefill_fraction" if transformers else "llama_prefill_fraction")
-    rate = (gpu.flops.get("bf16") or fact("assumed_gpu_flops_per_s").value) * share.value * ways
-    always, routed = _active_parameters(request.model, release)
-    pairs = tokens * (cached + tokens / 2)
-    attention = _attention_prefill(request.model, pairs) / rate
-    compute = Term("matrices", 2 * (always + routed) * tokens / rate, "compute", spread_of(share), share.source)
-    terms = [compute, Term("attention", attention, "compute", spread_of(share), share.source)]
+    if transformers:
+        terms = _sglang_kernels(request, release, priced, tokens, cached)
+    else:
+        terms = _llama_kernels(request, release, gpu, tokens, cached)
     if parts.experts_ram:
         chunk = min(max(config.batched_tokens, 1), tokens)
         passes = -(-tokens // max(chunk, 1))
@@ -267,6 +267,30 @@ def offload_prefill(
         if parts.experts_disk:
             terms.append(_disk(node, passes * parts.experts_disk))
     return Budget(merged(terms))
+
+
+def _sglang_kernels(
+    request: Request, release: PricedRelease, priced: Priced, tokens: float, cached: float
+) -> list[Term]:
+    """A prompt whose experts have been copied to the GPUs, through the kernels that SGLang has there.
+
+    Collectives are left out: KTransformers overlaps them with the copies, which take longer.
+    """
+    config = priced.config._replace(engine="sglang", cpu_expert_layers=0, gpu_experts_per_layer=0)
+    budget = gpu_prefill(request, release, config, tokens, cached)
+    return [term for term in budget.terms if term.bound in ("HBM", "compute")]
+
+
+def _llama_kernels(request: Request, release: PricedRelease, gpu: Gpu, tokens: float, cached: float) -> list[Term]:
+    """A prompt in llama.cpp: one GPU at a time, at a share of its peak."""
+    share = fact("llama_prefill_fraction")
+    rate = (gpu.flops.get("bf16") or fact("assumed_gpu_flops_per_s").value) * share.value
+    always, routed = _active_parameters(request.model, release)
+    attention = _attention_prefill(request.model, tokens * (cached + tokens / 2)) / rate
+    return [
+        Term("matrices", 2 * (always + routed) * tokens / rate, "compute", spread_of(share), share.source),
+        Term("attention", attention, "compute", spread_of(share), share.source),
+    ]
 
 
 def _scaled(budget: Budget, tokens: float, at_once: float) -> Budget:

@@ -1,7 +1,7 @@
 """Measured kernels by GPU: one JSON file of series each in ``kernels``, made by ``benchmarks/kernel_tables.py``.
 
 A file holds ``gpu`` (a hardware key), ``source`` and ``rows``: kernel, format class, engine and version that ran it,
-dimensions, and points of (axis, microseconds). ``axis`` is ``batch`` (tokens), ``cached`` (tokens in the cache, over all
+dimensions, and points of (axis, microseconds). ``axis`` is ``batch`` (tokens), ``cached`` (tokens in the cache of all
 sequences) or ``bytes`` (of a message). Experts were hit evenly: ``min(experts, tokens * top_k)`` of them.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from math import log
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -44,6 +45,33 @@ class KernelRow(NamedTuple):
 def kernel_gpus() -> tuple[str, ...]:
     """Hardware keys that have measured kernels."""
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.json")))
+
+
+class KernelGroup(NamedTuple):
+    """Series that differ in their shape alone, with the logarithms of their dimensions."""
+
+    kernel: str
+    format: str
+    engine: str
+    version: tuple[int, ...]
+    since: tuple[int, ...]
+    rows: tuple[KernelRow, ...]
+    logs: tuple[dict[str, float], ...]
+
+
+@cache
+def kernel_groups(gpu: str) -> dict[str, tuple[KernelGroup, ...]]:
+    """The series of one GPU by kernel, grouped. Raises as ``kernel_rows``."""
+    found: dict[str, tuple[KernelGroup, ...]] = {}
+    for kernel, rows in kernel_rows(gpu).items():
+        groups: dict[tuple[str, str, tuple[int, ...], tuple[int, ...]], list[KernelRow]] = {}
+        for row in rows:
+            groups.setdefault((row.format, row.engine, row.version, row.since), []).append(row)
+        found[kernel] = tuple([
+            KernelGroup(kernel, *key, tuple(alike), tuple([{n: log(size) for n, size in row.dims} for row in alike]))
+            for key, alike in groups.items()
+        ])  # fmt: skip
+    return found
 
 
 @cache

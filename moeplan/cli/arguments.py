@@ -50,9 +50,6 @@ BOUNDS: Final = (
     Flag("--max-kld", "X", "largest quality loss, in the suite of --quality-suite"),
     Flag("--quality-suite", "SUITE", "suite that --max-kld is measured in"),
 )
-CALIBRATION: Final = Flag(
-    "--calibration", "auto/none/FILE", "measured kernels to use: of this machine if it is planned for, none, a file's"
-)
 ENGINE: Final = Flag("--engine", "ENGINE", "vllm, sglang, llama.cpp or ktransformers")
 ENGINE_VERSION: Final = Flag("--engine-version", "0.18", "version of that engine")
 QUANT: Final = Flag("--quant", "int4", "quantization, publisher/quantization, or the repository of a release")
@@ -64,6 +61,7 @@ PARALLEL: Final = (
     Flag("--ep", "8", "expert-parallel ranks"),
     Flag("--dcp", "8", "decode-context-parallel ranks"),
 )
+CALIBRATION: Final = Flag("--calibration", "auto/none/FILE", "measurements of this machine to use, or a file of them")
 NARROWING: Final = (ENGINE, ENGINE_VERSION, QUANT, KV_DTYPE, *PARALLEL)
 
 _TEXTS: Final = tuple(field.name for field in fields(Options) if field.name not in ("model", "gpu"))
