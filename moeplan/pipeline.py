@@ -87,21 +87,13 @@ def _inventory_file(path: Path) -> Inventory:
         raise BadRequest(f"--inventory {path}: {error}") from None
 
 
-@no_collection()
 def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Plan:
     """``plan``, or with ``exact`` ``estimate``."""
-    model = read_model(options.model)
-    inventory, source = read_inventory(options)
-    machine = machine_of(inventory, source)
-    kernels, remarks = measured_kernels(options.calibration, inventory, source)
-    request = build_request(options, model, machine, exact=exact, kernels=kernels)
-    if not exact and len(machine.nodes) > 1:
-        from planner.fleet import is_fleet, plan_fleet
-
-        if is_fleet(machine):
-            return plan_fleet(request, inventory, GENERATED_BY, progress)
-    outcome = search(request, progress)
-    plan = make_plan(request, outcome, _inventory_dict(inventory), GENERATED_BY)
+    with no_collection():
+        model = read_model(options.model)
+        inventory, source = read_inventory(options)
+        kernels, remarks = measured_kernels(options.calibration, inventory, source)
+        plan = plan_on(options, model, inventory, source, kernels=kernels, exact=exact, progress=progress)
     return plan.model_copy(update={"notes": (*plan.notes, *remarks)}) if remarks else plan
 
 
@@ -117,6 +109,29 @@ def measured_kernels(
     from moeplan.calibration import load_kernels
 
     return load_kernels(choice or "auto", inventory, detected=source == "detected")
+
+
+def plan_on(
+    options: Options,
+    model: ModelSpec,
+    inventory: Inventory,
+    source: Source,
+    *,
+    kernels: tuple[MeasuredSeries, ...] = (),
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> Plan:
+    """The plan of a model and hardware that have been read: no file, no machine, the same answer anywhere."""
+    with no_collection():
+        machine = machine_of(inventory, source)
+        request = build_request(options, model, machine, exact=exact, kernels=kernels)
+        if not exact and len(machine.nodes) > 1:
+            from planner.fleet import is_fleet, plan_fleet
+
+            if is_fleet(machine):
+                return plan_fleet(request, inventory, GENERATED_BY, progress)
+        outcome = search(request, progress)
+        return make_plan(request, outcome, _inventory_dict(inventory), GENERATED_BY)
 
 
 def _inventory_dict(inventory: Inventory) -> dict[str, Any]:
