@@ -178,13 +178,15 @@ def document(data: dict[str, Any]) -> str:
     lines = [
         "# Measured kernels beside a real llama.cpp", "",
         "Written by `python benchmarks/bench_accuracy.py`; the figures are kept in `benchmarks/bench_accuracy.json`.",
-        "", f"{data['date']}, {data['machine']}, one thread, CPU time, {data['provider']}. Last-level cache as reported: "
-        f"{data['cache_bytes'] / (1 << 20):,.0f} MiB. Other programs ran on the machine: the wall clock was "
-        f"{data['wall_ratio']:.1f} times the CPU time in the median file.", "",
+        "",
+        f"{data['date']}, {data['machine']}, one thread, CPU time, {data['provider']}.",
+        f"Last-level cache as reported: {data['cache_bytes'] / (1 << 20):,.0f} MiB. Other programs ran on the machine:",
+        f"the wall clock was {data['wall_ratio']:.1f} times the CPU time in the median file.",
+        "",
         "## A token of a Kimi K2.5-shaped file", "",
-        "Hidden size 7168, experts of 2048, 64 heads, latent attention of 512 + 64, top 8, all as in K2.5; fewer layers",
-        "and experts, so that it fits into memory. The prediction is the sum of kernels measured just before. The column",
-        "*bytes alone* is what bytes over the memory's measured read rate would have said.", "",
+        "Hidden size 7168, experts of 2048, 64 heads, latent attention of 512 + 64, top 8, all as in K2.5; fewer",
+        "layers and experts, so that it fits into memory. The prediction is the sum of kernels measured just before.",
+        "The column *bytes alone* is what bytes over the memory's measured read rate would have said.", "",
         "| experts | rest | predicted, ms | llama.cpp, ms | error | bytes alone, ms | llama.cpp over bytes alone |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]  # fmt: skip
@@ -253,8 +255,9 @@ def main() -> None:
                     result = measured_file(kind, rest, settings, Path(folder))
                     files[kind] = result._asdict()
                     print(
-                        f"{kind}: predicted {result.predicted_s * 1e3:.1f} ms, decoded {result.decoded_s * 1e3:.1f} ms, "
-                        f"bytes alone {result.pure_bandwidth_s * 1e3:.1f} ms, wall/CPU {result.wall_ratio:.1f}, "
+                        f"{kind}: predicted {result.predicted_s * 1e3:.1f} ms, decoded "
+                        f"{result.decoded_s * 1e3:.1f} ms, bytes alone {result.pure_bandwidth_s * 1e3:.1f} ms, "
+                        f"wall/CPU {result.wall_ratio:.1f}, "
                         f"{time.monotonic() - began:.0f} s", flush=True,
                     )  # fmt: skip
         data["files"] = [files[kind] for kind, _ in CASES if kind in files]
@@ -267,7 +270,7 @@ def main() -> None:
         data |= {
             "date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": cpu_device(), "provider": version,
             "cache_bytes": cache,
-            "wall_ratio": statistics.median([row["wall_ratio"] for row in data["files"]]) if data.get("files") else math.nan,
+            "wall_ratio": statistics.median([row["wall_ratio"] for row in data.get("files", [])] or [math.nan]),
         }  # fmt: skip
         DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     DOCUMENT.write_text(document(data), encoding="utf-8")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_PLAN_BYTES: Final = 64 << 20
 MEMORY_CASE_BYTES: Final = 256 << 20
+MEMORY_CASE: Final = kernel_case("memory_read", "bf16", bytes=MEMORY_CASE_BYTES)
 DISK_CASE_BYTES: Final = 1 << 30
 SWEEP: Final = (1, 4, 16, 64, 256, 1024, 4096)
 """Tokens of a step at which a matrix is measured, so that what lies between can be interpolated."""
@@ -123,7 +124,7 @@ def decode_only(cases: Iterable[KernelCase]) -> list[KernelCase]:
 
 def with_machine(cases: Sequence[KernelCase], *, disk: bool, gpu: bool) -> list[KernelCase]:
     """The cases in the order of measuring: the memory first, then what carries most of a step."""
-    machine = [kernel_case("memory_read", "bf16", bytes=MEMORY_CASE_BYTES)]
+    machine = [MEMORY_CASE]
     if disk:
         machine.append(kernel_case("disk_read", "bf16", bytes=DISK_CASE_BYTES))
     if gpu:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -17,7 +17,16 @@ from hwdetect.bench.limits import last_level_cache_bytes, memory_allowance_bytes
 from hwdetect.bench.result import BenchRow
 from hwdetect.bench.suite import Outcome, Settings, run
 from hwdetect.facts import known
-from moeplan.bench_cases import candidate_cases, decode_only, is_plan, model_cases, read_plan, swept, with_machine
+from moeplan.bench_cases import (
+    MEMORY_CASE,
+    candidate_cases,
+    decode_only,
+    is_plan,
+    model_cases,
+    read_plan,
+    swept,
+    with_machine,
+)
 from moeplan.bench_report import BenchReport, BenchSettings, measured_series
 from moeplan.calibration import AUTO, data_folder, fingerprint, now, place_of, store_kernels
 from moeplan.cli.output import write_whole
@@ -97,12 +106,14 @@ def measure(
     unfinished = data_folder() / "bench" / f"{machine}.json"
     done = _taken_up(unfinished, stated, notes)
     troubles: set[str] = set()
+    # What one core and all of them read says where more threads stop to help.
+    memory_alone: list[BenchRow] = []
 
     def report_of(outcome: Outcome) -> BenchReport:
         return BenchReport(
             schema="moeplan.bench/1", generated_by=GENERATED_BY, date=now(), fingerprint=machine, machine=words,
-            settings=stated, ended=outcome.ended, rows=tuple(outcome.rows), not_measured=tuple(outcome.missing),
-            notes=(*notes, *sorted(troubles)),
+            settings=stated, ended=outcome.ended, rows=(*memory_alone, *outcome.rows),
+            not_measured=tuple(outcome.missing), notes=(*notes, *sorted(troubles)),
         )  # fmt: skip
 
     def keep(outcome: Outcome) -> None:
@@ -113,6 +124,8 @@ def measure(
             # A full disk must not cost what is still to be measured.
             troubles.add(f"an interrupted run could not be taken up again: {error}")
 
+    for threads in sorted({1, _cores(inventory)} - {settings.threads}):
+        memory_alone += run([MEMORY_CASE], replace(settings, threads=threads, budget_s=None)).rows
     outcome = run(cases, settings, done=done, progress=progress, keep=keep)
     if outcome.ended == "done":
         with suppress(OSError):
@@ -123,10 +136,10 @@ def measure(
 def settings_of(chosen: BenchOptions, inventory: Inventory) -> tuple[Settings, list[str]]:
     """How to measure on this machine, and what is to be said about it. Raises ``BadRequest``."""
     node = inventory.nodes[0]
-    usable, cores = known(node.memory.usable_bytes), known(node.cpu.usable_cores)
+    usable = known(node.memory.usable_bytes)
     cache, is_known = last_level_cache_bytes()
     notes = [] if is_known else ["the size of the last-level cache is not known: 64 MiB are assumed"]
-    threads = chosen.threads if chosen.threads is not None else max(int(cores or 1), 1)
+    threads = chosen.threads if chosen.threads is not None else _cores(inventory)
     if threads < 1:
         raise BadRequest(f"--threads {threads}: a whole number from 1 is needed")
     if (chosen.routing == "replay") != (chosen.trace is not None):
@@ -142,6 +155,11 @@ def settings_of(chosen: BenchOptions, inventory: Inventory) -> tuple[Settings, l
         slowest_s=2.0 if chosen.quick else 20.0, nominal_bytes_per_s=_nominal(inventory),
     )  # fmt: skip
     return settings, notes
+
+
+def _cores(inventory: Inventory) -> int:
+    """Physical cores that this process may use, at least one."""
+    return max(int(known(inventory.nodes[0].cpu.usable_cores) or 1), 1)
 
 
 def _nominal(inventory: Inventory) -> float | None:
@@ -175,7 +193,7 @@ def _taken_up(path: Path, settings: BenchSettings, notes: list[str]) -> tuple[Be
     if not same or before.generated_by != GENERATED_BY or age > TAKE_UP_WITHIN or not before.rows:
         return ()
     notes.append(f"{len(before.rows)} results of a run that ended early at {before.date} are taken up: see {path}")
-    return before.rows
+    return tuple([row for row in before.rows if row.threads in (None, settings.threads)])
 
 
 def _stored(report: BenchReport, choice: str) -> BenchReport:

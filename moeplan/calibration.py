@@ -145,13 +145,15 @@ def store_kernels(
     _renew(path, with_kernels, machine, description, generated_by, make_folder)
 
 
-def load_kernels(choice: str, inventory: Inventory, *, detected: bool = True) -> tuple[tuple[MeasuredSeries, ...], tuple[str, ...]]:
+def load_kernels(
+    choice: str, inventory: Inventory, *, detected: bool = True
+) -> tuple[tuple[MeasuredSeries, ...], tuple[str, ...]]:
     """The measured kernels of a machine, and for each that is refused the reason.
 
     Refused is what is older than ``STALE_AFTER``, and what another version of a library measured than is installed
     now. A file that is named for a machine that is only described is taken for one of that machine; it says what it is
-    of. Raises ``BadRequest`` for a file that was named and is none, or is of another machine than the one detected; what
-    lies in the data folder is refused with a note instead.
+    of. Raises ``BadRequest`` for a file that was named and is none, or is of another machine than the one detected;
+    what lies in the data folder is refused with a note instead.
     """
     machine = fingerprint(inventory)
     path = place_of(choice, machine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hwdetect.bench.measured import MeasuredSeries
 from hwdetect.inventory import Inventory, from_json
@@ -24,6 +24,9 @@ from profiles.headers.errors import BadModelFile
 from profiles.library import load_model
 from profiles.model import ModelSpec
 from profiles.names import AmbiguousName, UnknownName
+
+if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredSeries
 
 GENERATED_BY = f"moeplan {__version__}"
 MAX_INVENTORY_BYTES = 512 << 20
@@ -117,11 +120,14 @@ def plan_on(
     inventory: Inventory,
     source: Source,
     *,
-    kernels: tuple[MeasuredSeries, ...] = (),
     exact: bool = False,
     progress: Progress | None = None,
+    kernels: tuple[MeasuredSeries, ...] = (),
 ) -> Plan:
-    """The plan of a model and hardware that have been read: no file, no machine, the same answer anywhere."""
+    """The plan of a model and hardware that have been read: no file, no machine, the same answer anywhere.
+
+    ``kernels`` were measured on that hardware.
+    """
     with no_collection():
         machine = machine_of(inventory, source)
         request = build_request(options, model, machine, exact=exact, kernels=kernels)

@@ -13,15 +13,17 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from functools import cache
 from math import exp, log, sqrt
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from formulas.storage import storage_format
 from hwdetect.bench.case import Kernel, KernelCase, kernel_case
-from hwdetect.bench.measured import MeasuredSeries
 from planner.machine import Gpu
 from profiles.engines import MissingFact, load_engine, version_tuple
-from profiles.gpus import load_gpu as load_gpu
+from profiles.gpus import load_gpu
 from profiles.kernels import KernelGroup, KernelRow, kernel_gpus, kernel_groups, kernel_rows
+
+if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredSeries
 
 FLOOR_SHARE: Final = 0.85
 """Share of a kernel's fastest time at any shape that counts as floor: the rest is the little work it did."""
@@ -111,13 +113,26 @@ def axis_value(case: KernelCase) -> float:
     return float(case.batch)
 
 
+def measured_rate(kernels: Iterable[MeasuredSeries], kernel: Kernel) -> tuple[float, str] | None:
+    """Bytes per second of a copy or read that was measured on this machine, with its source; None if none was."""
+    best: tuple[float, str] | None = None
+    for series in kernels:
+        if series.series.startswith(f"{kernel}/"):
+            rate = max([point.bytes / point.median_s for point in series.points if point.median_s > 0], default=0.0)
+            if rate > 0 and (best is None or rate > best[0]):
+                best = rate, f"measured by {series.provider} {series.version} on {series.date}"
+    return best
+
+
 class Evidence:
     """The curves of one kind of GPU under one engine; ``measured`` are the series of a calibration of it."""
 
     def __init__(self, gpu: Gpu, engine: str, version: str, measured: Iterable[MeasuredSeries] = ()) -> None:
         self.gpu, self.engine, self.version = gpu, engine, version_tuple(version)
         self._given = measured
-        self._measured = {series.series: series for series in measured if series.threads is None}
+        ours = sorted(measured, key=lambda series: (engine in series.provider, series.routing in ("uniform", "none")))
+        # Of several measurements of one series the engine's own kernels and even routing come last, and stay.
+        self._measured = {series.series: series for series in ours if series.threads is None}
         self._curves: dict[tuple[str, str, tuple[tuple[str, int], ...]], Curve] = {}
 
     def curve(self, case: KernelCase) -> Curve:

@@ -37,7 +37,7 @@ def _on_cpu(case: KernelCase, host: Host) -> Measured | None:
     if case.kernel == "cpu_attention":
         rate = fact("core_attention_flops_per_s")
         return Measured(case.work().flops / (host.cores * rate.value), spread_of(rate), rate.source)
-    ram, core = ram_rate(host), core_rate(case.quantization, host, ())
+    ram, core = ram_rate(host), core_rate(case.quantization, ())
     moved = case.work().bytes
     passes = float(case.batch)
     if case.kernel == "cpu_moe":

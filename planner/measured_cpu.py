@@ -9,14 +9,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from math import ceil, exp, hypot, log, sqrt
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hwdetect.bench.case import KernelCase
-from hwdetect.bench.measured import MeasuredPoint, MeasuredSeries
 from planner.budget import Term, merged
 from planner.cases import Use, at, is_attention, uses_of
 from planner.engines.base import Priced
 from planner.request import PricedRelease, Request
+
+if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredPoint, MeasuredSeries
 
 CPU_KERNELS: Final = frozenset(("cpu_moe", "cpu_dense", "cpu_attention"))
 LEAST_SPREAD: Final = 1.05
@@ -78,6 +80,7 @@ def interpolated(case: KernelCase, points: Sequence[MeasuredPoint]) -> float:
     """Seconds of ``case`` from measured points of its series.
 
     >>> from hwdetect.bench.case import kernel_case
+    >>> from hwdetect.bench.measured import MeasuredPoint
     >>> case = kernel_case("cpu_dense", "Q8_0", batch=2, in_=7168, out=2112)
     >>> def point(batch: int, seconds: float) -> MeasuredPoint:
     ...     work = case._replace(batch=batch).work()

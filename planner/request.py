@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from hwdetect.bench.measured import MeasuredSeries
 from planner.machine import Machine
 from profiles.mixtures import ReleaseTensors
 from profiles.model import ModelSpec, Release
+
+if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredSeries
 
 Objective = Literal["balanced", "throughput", "latency", "context", "cost", "quality"]
 OBJECTIVES: Final = ("balanced", "throughput", "latency", "context", "cost", "quality")

@@ -8,14 +8,13 @@ compiled once for each division of a release over ranks and is then arithmetic o
 from __future__ import annotations
 
 from math import exp
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from formulas.kv_cache import vector_bytes
 from formulas.moe import expected_busiest_share, expected_distinct_experts
 from formulas.roofline import all_reduce_s, all_to_all_s, mla_decode_flops
 from formulas.storage import storage_format, tensor_bytes
 from hwdetect.bench.case import KernelCase, kernel_case
-from hwdetect.bench.measured import MeasuredSeries
 from planner.budget import Bound, Budget, Term, fact, spread_of
 from planner.cases import Use, uses_of
 from planner.engines.base import Config
@@ -25,6 +24,9 @@ from planner.machine import Gpu
 from planner.request import PricedRelease, Request
 from profiles.engines import version_tuple
 from profiles.model import ModelSpec
+
+if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredSeries
 
 LATENCY_RATIO: Final = 3.0
 """A kernel that takes longer than this many times its roofline is bound by neither bandwidth nor arithmetic."""

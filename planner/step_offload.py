@@ -7,20 +7,29 @@ a GPU once a pass, whichever is faster.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from formulas.kv_cache import cached_tokens
 from formulas.moe import expected_distinct_experts
 from formulas.roofline import attention_flops, mla_decode_flops
-from hwdetect.bench.measured import MeasuredSeries
 from planner.budget import Budget, Term, fact, merged, spread_of
 from planner.engines.base import Priced
+from planner.evidence import measured_rate
 from planner.kv import group_bytes_per_token
 from planner.machine import Gpu, Host, Node
 from planner.measured_cpu import step_terms
 from planner.request import PricedRelease, Request
 from planner.step_gpu import gpu_prefill
 from profiles.model import ModelSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hwdetect.bench.measured import MeasuredSeries
+
+
+MEASURED_SPREAD: Final = 1.1
+"""How far a rate that was measured in a benchmark is from what an engine reaches, a factor either way."""
 
 
 class Parts(NamedTuple):
@@ -74,8 +83,12 @@ def node_of(request: Request, priced: Priced) -> Node:
     return request.machine.nodes[group.nodes[0] if group is not None else 0]
 
 
-def ram_rate(host: Host) -> Rate:
+def ram_rate(host: Host, kernels: Iterable[MeasuredSeries] = ()) -> Rate:
     """What threads reach of the RAM's bandwidth, over all sockets."""
+    here = measured_rate(kernels, "memory_read")
+    if here is not None:
+        share = fact("ram_measured_fraction")
+        return Rate(here[0] * share.value, spread_of(share), here[1])
     several = fact("second_socket_share")
     sockets = (1 + several.value) / 2 if host.sockets > 1 else 1.0
     if host.bandwidth is None:
@@ -101,25 +114,26 @@ def bits_class(fmt: str) -> str:
     return "low_bit"
 
 
-def core_rate(fmt: str, host: Host, kernels: tuple[MeasuredSeries, ...]) -> Rate:
+def core_rate(fmt: str, kernels: tuple[MeasuredSeries, ...]) -> Rate:
     """Bytes of weights one core computes with: measured here for experts of this format, else by its bits."""
     for series in kernels:
         if series.series.startswith(f"cpu_moe/{fmt}/") and series.threads:
             rates = [point.bytes / point.median_s / series.threads for point in series.points if point.batch == 1]
             if rates:
-                return Rate(max(rates), 1.1, f"measured by {series.provider} {series.version} on {series.date}")
-    del host
+                return Rate(
+                    max(rates), MEASURED_SPREAD, f"measured by {series.provider} {series.version} on {series.date}"
+                )
     known = fact(f"core_bytes_per_s_{bits_class(fmt)}")
     return Rate(known.value, spread_of(known), known.source)
 
 
 def _cpu(request: Request, release: PricedRelease, host: Host, moved: float, computed: float) -> tuple[float, Term]:
     """Seconds of the CPU to move ``moved`` bytes and compute with ``computed``, and the term without its seconds."""
-    ram = ram_rate(host)
+    ram = ram_rate(host, request.kernels)
     by_bytes = moved / ram.bytes_per_s
     slow = Term("experts in RAM", by_bytes, "RAM", ram.spread, ram.source)
     if host.cores:
-        core = core_rate(release.expert_format, host, request.kernels)
+        core = core_rate(release.expert_format, request.kernels)
         by_cores = computed / (host.cores * core.bytes_per_s)
         if by_cores > by_bytes:
             slow = Term("experts in RAM", by_cores, "CPU", core.spread, core.source, core.source.startswith("measured"))
@@ -174,7 +188,7 @@ def offload_decode(request: Request, release: PricedRelease, priced: Priced, bat
                 )
             )
     if parts.experts_disk:
-        terms.append(_disk(node, parts.experts_disk * read))
+        terms.append(_disk(request, node, parts.experts_disk * read))
     return Budget(merged(terms))
 
 
@@ -229,7 +243,10 @@ def _attention(request: Request, priced: Priced, gpu: Gpu, batch: float, context
     return Term("attention", seconds, "HBM", spread_of(share), share.source)
 
 
-def _disk(node: Node, moved: float) -> Term:
+def _disk(request: Request, node: Node, moved: float) -> Term:
+    here = measured_rate(request.kernels, "disk_read")
+    if here is not None:
+        return Term("paging from disk", moved / here[0], "disk", MEASURED_SPREAD, here[1], measured=True)
     if node.disk.read_bytes_per_s:
         known = fact("disk_fraction")
         rate = node.disk.read_bytes_per_s * known.value
@@ -253,9 +270,12 @@ def offload_prefill(request: Request, release: PricedRelease, priced: Priced, to
     if parts.experts_ram:
         chunk = min(max(config.batched_tokens, 1), tokens)
         passes = -(-tokens // max(chunk, 1))
-        known = fact("pcie_fraction")
-        copied = passes * parts.experts_ram / ways / (gpu.pcie_bytes_per_s * known.value)
-        copies = [Term("experts over PCIe", copied, "link", spread_of(known), known.source)]
+        known, here = fact("pcie_fraction"), measured_rate(request.kernels, "host_to_device")
+        rate = here[0] if here is not None else gpu.pcie_bytes_per_s * known.value
+        copied = Term(
+            "experts over PCIe", passes * parts.experts_ram / ways / rate, "link", spread_of(known), known.source
+        )
+        copies = [copied if here is None else copied._replace(spread=MEASURED_SPREAD, source=here[1], measured=True)]
         if transformers and node.host.bandwidth:
             staged = fact("kt_staging_fraction")
             seconds = passes * parts.experts_ram / (node.host.bandwidth * staged.value)
@@ -265,7 +285,7 @@ def offload_prefill(request: Request, release: PricedRelease, priced: Priced, to
         chosen = streamed if streamed.total <= on_cpu.total else on_cpu
         terms = list(chosen.terms)
         if parts.experts_disk:
-            terms.append(_disk(node, passes * parts.experts_disk))
+            terms.append(_disk(request, node, passes * parts.experts_disk))
     return Budget(merged(terms))
 
 

@@ -228,7 +228,9 @@ def test_ctrl_c_keeps_what_there_is_and_the_next_run_goes_on(
 
 
 def test_a_full_disk_costs_the_file_and_not_the_result(measured: Bench, tmp_path: Path) -> None:
-    code = "import sys, moeplan.benching as b; b.last_level_cache_bytes = lambda: (1 << 20, True); b.QUICK_SECONDS = 0.0; "
+    code = (
+        "import sys, moeplan.benching as b; b.last_level_cache_bytes = lambda: (1 << 20, True); b.QUICK_SECONDS = 0.0; "
+    )
     code += "from moeplan.cli import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, "bench", str(measured.plan), *QUICK, "--json"],

@@ -355,10 +355,10 @@ def test_the_oldest_goes_first_and_other_sections_stay(tmp_path: Path) -> None:
         machine="d",
         startups=tuple(startup(number) for number in range(MAX_STARTUPS)),
     )
-    path.write_text(json.dumps({**json.loads(kept.model_dump_json(by_alias=True)), "kernels": [1, 2]}))
+    path.write_text(json.dumps({**json.loads(kept.model_dump_json(by_alias=True)), "a_later_section": [1, 2]}))
     store(path, startup(MAX_STARTUPS), machine="m", description="d", generated_by="g")
     value = stored(path)
-    assert value["kernels"] == [1, 2]
+    assert value["a_later_section"] == [1, 2]
     digests = [one["log_sha256"] for one in value["startups"]]
     assert (len(digests), digests[0], digests[-1]) == (MAX_STARTUPS, f"{1:064x}", f"{MAX_STARTUPS:064x}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,8 +120,7 @@ def test_low_bit_experts_are_predicted_by_what_a_core_computes() -> None:
     )
     assert low is not None and wide is not None
     rates = [
-        EXPERTS._replace(quantization=kind).work().bytes / one.seconds
-        for kind, one in (("IQ1_S", low), ("Q8_0", wide))
+        EXPERTS._replace(quantization=kind).work().bytes / one.seconds for kind, one in (("IQ1_S", low), ("Q8_0", wide))
     ]
     assert rates[0] < rates[1]
     assert predicted(EXPERTS, None, _replace_cores(host)) is None  # type: ignore[arg-type]
@@ -130,5 +128,3 @@ def test_low_bit_experts_are_predicted_by_what_a_core_computes() -> None:
 
 def _replace_cores(host: Host) -> Host:
     return host._replace(cores=None)
-
-

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hwdetect.bench.case import kernel_case
 from planner.budget import Budget
 from planner.cases import uses_of
 from planner.engines.base import Priced
@@ -20,8 +21,8 @@ TP8: dict[str, Any] = {"engine": "vllm", "quant": "int4", "tp": 8}
 
 
 def one_of(model: str = K25, **given: object) -> tuple[Request, PricedRelease, Priced]:
-    request = request_of(model, exact=True, **given)
-    outcome = outcome_of(model, exact=True, **given)
+    request = request_of(model, exact=True, machine=None, **given)
+    outcome = outcome_of(model, exact=True, machine=None, **given)
     priced = [found.priced for found in outcome.found] + [miss.priced for miss in outcome.missed]
     assert priced[0] is not None, outcome.missed[0].reason
     return request, request.releases[0], priced[0]
@@ -156,3 +157,20 @@ def test_more_gpus_copy_the_experts_faster_but_the_host_stages_them_once() -> No
     assert totals[0] < 8 * totals[-1]
     assert len({round(row(prompt, "staging of experts"), 6) for prompt in prompts}) == 1
     assert row(prompts[0], "experts over PCIe") == pytest.approx(8 * row(prompts[-1], "experts over PCIe"))
+
+
+def test_rates_measured_here_replace_those_of_modules_slots_and_disks() -> None:
+    request, release, priced = one_of(
+        gpu="rtx-4090", ram="1TiB", engine="llama.cpp", quant="UD-Q2_K_XL", n_cpu_moe=999, cores=256,
+        ram_bandwidth="400GB/s",
+    )  # fmt: skip
+    read = kernel_case("memory_read", "bf16", bytes=1 << 30)
+    copy = kernel_case("host_to_device", "bf16", bytes=1 << 30)
+    kernels = (series_of(read, {1: (1 << 30) / 100e9}), series_of(copy, {1: (1 << 30) / 5e9}))
+    calibrated = replace(request, kernels=kernels)
+    fresh = replace(release, memo={})
+    before, after = (decode_step(*one, priced, 1, 4096) for one in ((request, release), (calibrated, fresh)))
+    assert row(after, "experts in RAM") == pytest.approx(4 * row(before, "experts in RAM"))
+    slow = prefill_step(calibrated, fresh, priced, 4096, 0)
+    fast = prefill_step(request, release, priced, 4096, 0)
+    assert slow.total > fast.total

@@ -80,7 +80,9 @@ def test_an_interpreter_that_does_not_start(providers: Use, small: Settings, cas
     assert "/no/such/python cannot be started" in outcome.missing[0].reasons[0].reason
 
 
-@pytest.mark.parametrize("content", [b"no library", b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\x00\xb7\x00" + bytes(44)])
+@pytest.mark.parametrize(
+    "content", [b"no library", b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\x00\xb7\x00" + bytes(44)]
+)
 def test_a_library_for_another_machine(content: bytes, tmp_path: Path, small: Settings) -> None:
     library = tmp_path / "libggml.so"
     library.write_bytes(content)

@@ -62,7 +62,9 @@ def test_a_time_budget_ends_the_run_with_a_reason(providers: Use, small: Setting
     providers("works")
     outcome = run(sizes(1, 2), replace(small, budget_s=0.0))
     assert outcome.ended == "out_of_time"
-    assert {reason.reason for missing in outcome.missing for reason in missing.reasons} == {"the time of the run was up"}
+    assert {reason.reason for missing in outcome.missing for reason in missing.reasons} == {
+        "the time of the run was up"
+    }
 
 
 def test_a_batch_that_would_take_too_long_is_left_out(small: Settings) -> None:
