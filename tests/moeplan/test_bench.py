@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import pytest
 from jsonschema import Draft202012Validator
 
-import hwdetect.bench.suite as suite
 import moeplan.benching as benching
 from hwdetect.bench.measured import MeasuredPoint, MeasuredSeries
+from hwdetect.bench.providers import PROVIDERS
 from hwdetect.bench.worker import Worker
 from moeplan.bench_report import BenchReport, measured_series
 from moeplan.calibration import load_kernels, place_of, store_kernels
@@ -277,8 +277,8 @@ def test_validating_a_plan(measured: Bench, data: Path) -> None:
 def test_a_plan_whose_kernels_nobody_runs_is_undetermined(
     measured: Bench, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for kernel in tuple(suite.PROVIDERS):
-        monkeypatch.setitem(suite.PROVIDERS, kernel, ())
+    for kernel in tuple(PROVIDERS):
+        monkeypatch.setitem(PROVIDERS, kernel, ())
     called = call("validate", str(measured.plan), *QUICK)
     assert called.code == 3
     printed = " ".join(called.out.split())

@@ -5,15 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-import hwdetect.bench.suite as suite
 import hwdetect.bench.worker as worker
 from hwdetect.bench.case import KernelCase, kernel_case
-from hwdetect.bench.providers import Provider
+from hwdetect.bench.providers import PROVIDERS, Provider
 from hwdetect.bench.suite import Settings
 
 SMALL = Settings(pythons=(sys.executable,), seconds=0.0, cache_bytes=1 << 20, memory_bytes=256 << 20)
@@ -69,9 +67,7 @@ def providers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
     monkeypatch.setattr(worker, "WORKERS", folder / "__main__.py")
 
     def use(*names: str) -> None:
-        monkeypatch.setitem(suite.PROVIDERS, "memory_read", tuple(Provider(name, "cpu") for name in names))
+        monkeypatch.setitem(PROVIDERS, "memory_read", tuple(Provider(name, "cpu") for name in names))
 
     return use
 
-
-__all__ = ["SMALL", "replace"]

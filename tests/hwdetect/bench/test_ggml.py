@@ -10,6 +10,7 @@ from hwdetect.bench.case import KernelCase, kernel_case
 from hwdetect.bench.result import BenchRow
 from hwdetect.bench.suite import Settings, run
 from hwdetect.bench.workers import ggml
+from hwdetect.bench.workers.blocks import expert_layer
 from hwdetect.bench.workers.timing import Options, measure
 
 TYPES = (
@@ -65,7 +66,6 @@ def test_threads_are_timed_by_the_wall_clock(small: Settings) -> None:
 
 def test_the_check_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     options = Options(seconds=0.0, cache_bytes=1 << 20, memory_bytes=256 << 20)
-    right = ggml.expert_layer
-    monkeypatch.setattr(ggml, "expert_layer", lambda wide, *rest: right(wide[::-1], *rest))
+    monkeypatch.setattr(ggml, "expert_layer", lambda wide, *rest: expert_layer(wide[::-1], *rest))
     prepared = ggml.build("cpu_moe", "Q8_0", dict(experts("Q8_0").dims), options)(1, 0)
     assert set(measure(prepared, options)) == {"incorrect"}

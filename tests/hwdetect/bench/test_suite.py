@@ -30,6 +30,7 @@ def test_a_row_has_all_that_a_reader_needs(small: Settings) -> None:
     assert row.samples_s and quartiles(row.samples_s) == (row.low_s, row.median_s, row.high_s)
     assert row.bytes == case.work().bytes and row.flops == case.work().flops
     assert row.correctness.max_relative_error <= row.correctness.bound
+    assert row.reference_bytes_per_s is not None
     assert row.fraction_of_roofline == pytest.approx(row.bytes / row.reference_bytes_per_s / row.median_s)
     assert row.fraction_of_nominal is None
     assert row.is_of(case) and not row.is_of(case._replace(batch=3))
@@ -101,7 +102,7 @@ def test_a_recorded_trace_is_replayed(tmp_path: Path, small: Settings) -> None:
 
 
 @pytest.mark.parametrize("trace", [np.zeros((2, 3), int), np.full((2, 2), 8), np.zeros((2, 2)), np.zeros((0, 2), int)])
-def test_a_trace_of_another_model_is_refused(trace: np.ndarray, tmp_path: Path, small: Settings) -> None:  # type: ignore[type-arg]
+def test_a_trace_of_another_model_is_refused(trace: np.ndarray, tmp_path: Path, small: Settings) -> None:
     path = tmp_path / "trace.npy"
     np.save(path, trace)
     case = kernel_case("cpu_moe", "Q8_0", experts=8, experts_total=8, top_k=2, hidden=256, inter=256)
