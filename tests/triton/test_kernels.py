@@ -11,7 +11,7 @@ from hwdetect.bench.workers import triton_gpu, triton_kernels
 from hwdetect.bench.workers.serve import CannotRun
 from hwdetect.bench.workers.timing import Options, measure
 
-OPTIONS = Options(seconds=0.0, cache_bytes=1 << 10, memory_bytes=1 << 28)
+OPTIONS = Options(seconds=0.0, cache_bytes=1 << 10, memory_bytes=1 << 28, largest_batch=8)
 DOTS = pytest.mark.parametrize(("dot", "bound"), [(tl.float32, 1e-6), (tl.float16, 1e-3)], ids=["fp32", "fp16"])
 
 
