@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from hwdetect.bench.case import KernelCase  # noqa: E402
 from hwdetect.bench.limits import last_level_cache_bytes  # noqa: E402
 from hwdetect.bench.measured import MeasuredPoint  # noqa: E402
-from hwdetect.bench.result import BenchRow  # noqa: E402
+from hwdetect.bench.result import BenchRow, doubted  # noqa: E402
 from hwdetect.bench.suite import Settings, run  # noqa: E402
 from hwdetect.bench.workers.serve import cpu_device  # noqa: E402
 from hwdetect.detect import detect  # noqa: E402
@@ -144,7 +144,7 @@ def repeats(settings: Settings, kinds: tuple[str, ...], times: int) -> Iterator[
     """One expert kernel measured several times in processes of their own."""
     for kind in kinds:
         case = _expert_case(kind)
-        rows = [row for _ in range(times) for row in run([case], settings).rows]
+        rows = doubted([row for _ in range(times) for row in run([case], settings).rows])
         medians = [row.median_s for row in rows]
         yield {
             "series": case.series, "medians_s": medians, "stable": [row.stable for row in rows],
@@ -204,12 +204,18 @@ def document(data: dict[str, Any]) -> str:
         "",
     ]
     if data.get("repeats"):
-        lines += ["## Repeats", "", "The expert kernel at one token, in processes of their own.", ""]
-        lines += ["| kernel | medians, ms | largest - smallest | all stable |", "|---|---|--:|---|"]
+        lines += [
+            "## Repeats", "",
+            "The expert kernel at one token, in processes of their own. Marked with * is what the benchmark itself calls",
+            "unstable: its samples vary, or the core or the memory was slower than in the best of the repeats.", "",
+        ]  # fmt: skip
+        lines += ["| kernel | medians, ms | spread of all | spread of the stable ones |", "|---|---|--:|--:|"]
         for row in data["repeats"]:
-            medians = ", ".join(f"{value * 1e3:.1f}" for value in row["medians_s"])
-            stable = "yes" if all(row["stable"]) else "no"
-            lines.append(f"| {row['series'].split('/')[1]} | {medians} | {row['spread']:.1%} | {stable} |")
+            pairs = list(zip(row["medians_s"], row["stable"], strict=True))
+            medians = ", ".join(f"{value * 1e3:.1f}{'' if stable else '*'}" for value, stable in pairs)
+            kept = [value for value, stable in pairs if stable]
+            spread = f"{(max(kept) - min(kept)) / statistics.median(kept):.1%}" if len(kept) > 1 else ""
+            lines.append(f"| {row['series'].split('/')[1]} | {medians} | {row['spread']:.1%} | {spread} |")
         lines.append("")
     if data.get("left_out"):
         lines += ["## Interpolation", "", "Each inner batch predicted from the others of its sweep.", ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from hwdetect.bench.case import KernelCase
@@ -39,6 +40,7 @@ class Correctness(Model):
 class BenchRow(Model):
     """One kernel at one shape and batch. ``clock`` is ``cpu`` (one thread), ``wall`` or ``device``.
 
+    ``pulse_s`` is the CPU time of a fixed piece of work between the samples, null on a GPU.
     ``reference_bytes_per_s`` is memory read in between the samples; ``fraction_of_roofline`` the time that the bytes
     would take at that rate (on a GPU with known peaks: or the operations at the peak) over the median,
     ``fraction_of_nominal`` the same against the datasheet, null where there is none.
@@ -66,6 +68,7 @@ class BenchRow(Model):
     bytes: float
     flops: float
     reference_bytes_per_s: float | None
+    pulse_s: float | None
     fraction_of_roofline: float | None
     fraction_of_nominal: float | None
     stable: bool
@@ -87,6 +90,32 @@ class NotMeasured(Model):
     batch: int
     context: int
     reasons: tuple[NotRun, ...]
+
+
+def doubted(rows: Sequence[BenchRow]) -> list[BenchRow]:
+    """The rows of a run, those in doubt that were measured while the core or the memory was slower than for others.
+
+    What is slow all through one case has steady samples, and only the other cases of the run show it.
+    """
+    pulses = [row.pulse_s for row in rows if row.pulse_s]
+    reads: dict[int | None, float] = {}
+    for row in rows:
+        if row.reference_bytes_per_s:
+            reads[row.threads] = max(reads.get(row.threads, 0.0), row.reference_bytes_per_s)
+    found = []
+    for row in rows:
+        reasons = [row.unstable_because] if row.unstable_because else []
+        if row.pulse_s and row.pulse_s > (1 + UNSTABLE_CPU) * min(pulses):
+            slower = row.pulse_s / min(pulses) - 1
+            reasons.append(f"the core itself ran {100 * slower:.0f} % slower than for the fastest case of the run")
+        if row.reference_bytes_per_s and row.reference_bytes_per_s < (1 - UNSTABLE_CPU) * reads[row.threads]:
+            less = 1 - row.reference_bytes_per_s / reads[row.threads]
+            reasons.append(f"memory gave {100 * less:.0f} % less than for the best case of the run")
+        text = "; ".join(dict.fromkeys(reasons)) or None
+        found.append(row if text == row.unstable_because else row.model_copy(
+            update={"stable": text is None, "unstable_because": text}
+        ))  # fmt: skip
+    return found
 
 
 def quartiles(samples: tuple[float, ...]) -> tuple[float, float, float]:

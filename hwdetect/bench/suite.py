@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from formulas.roofline import roofline_s
 from hwdetect.bench.case import KernelCase
 from hwdetect.bench.providers import PROVIDERS, Provider
-from hwdetect.bench.result import BenchRow, Correctness, NotMeasured, NotRun, RoutingResult, doubt, quartiles
+from hwdetect.bench.result import BenchRow, Correctness, NotMeasured, NotRun, RoutingResult, doubt, doubted, quartiles
 from hwdetect.bench.worker import Worker, WorkerDied
 from hwdetect.nvidia import ClockState, clocks
 
@@ -103,6 +103,7 @@ def run(
                     progress(finished, finished + len(left) - (finished - len(done)))
     except KeyboardInterrupt:
         outcome.ended = "interrupted"
+    outcome.rows = doubted(outcome.rows)
     return outcome
 
 
@@ -252,7 +253,7 @@ def _row(
         kernel=case.kernel, quantization=case.quantization, series=case.series, shape=dict(case.dims),
         batch=case.batch, context=case.context, threads=None if gpu else settings.threads, routing=routing,
         clock=answer["clock"], samples_s=samples, median_s=median, low_s=low, high_s=high, iqr_s=high - low,
-        wall_median_s=answer["wall_median_s"], bytes=moved, flops=flops, reference_bytes_per_s=reference,
+        wall_median_s=answer["wall_median_s"], bytes=moved, flops=flops, reference_bytes_per_s=reference, pulse_s=answer["pulse_s"],
         fraction_of_roofline=roofline_s(moved, flops, reference, peak) / median if reference and moved else None,
         fraction_of_nominal=roofline_s(moved, flops, nominal, peak) / median if nominal and moved else None,
         stable=reason is None, unstable_because=reason, correctness=Correctness(**answer["correctness"]),

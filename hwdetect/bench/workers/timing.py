@@ -17,6 +17,8 @@ MIN_SAMPLES = 7
 MAX_SAMPLES = 400
 REFERENCE_EVERY_S = 0.25
 WARM_UP = 2
+PULSE_ROUNDS = 200
+"""Of reading a first-level cache's worth of numbers: a millisecond, short against what is measured."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def measure(kernel: Prepared, options: Options) -> dict[str, Any]:
     kernel.distinct.clear()
     kernel.busiest.clear()
     samples: list[Sample] = []
+    pulses: list[float] = []
     references: list[float] = []
     for _ in range(WARM_UP):
         _timed(kernel)
@@ -90,6 +93,8 @@ def measure(kernel: Prepared, options: Options) -> dict[str, Any]:
     while len(samples) < MAX_SAMPLES and (
         len(samples) < MIN_SAMPLES or time.perf_counter() - started < options.seconds
     ):
+        if kernel.seconds_of is None:
+            pulses.append(pulse_s())
         samples.append(_timed(kernel))
         if kernel.reference is not None and time.perf_counter() - last_reference > REFERENCE_EVERY_S:
             references.append(kernel.reference())
@@ -102,6 +107,7 @@ def measure(kernel: Prepared, options: Options) -> dict[str, Any]:
         "distinct_experts": float(np.mean(kernel.distinct)) if kernel.distinct else None,
         "max_tokens_per_expert": float(np.mean(kernel.busiest)) if kernel.busiest else None,
         "reference_bytes_per_s": float(np.median(references)) if references else None,
+        "pulse_s": float(np.median(pulses)) if pulses else None,
         "correctness": {"max_relative_error": float(error), "bound": kernel.bound},
         "note": kernel.note,
     }
@@ -116,6 +122,17 @@ def _timed(kernel: Prepared) -> Sample:
     step()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return Sample(wall / kernel.repeats, cpu / kernel.repeats)
+
+
+_NEAR = np.ones(4096, dtype=np.int32)
+
+
+def pulse_s() -> float:
+    """CPU seconds of a fixed piece of work in the first-level cache: how fast the core itself is just now."""
+    began = time.process_time()
+    for _ in range(PULSE_ROUNDS):
+        _NEAR.max()
+    return time.process_time() - began
 
 
 def relative_error(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> float:
