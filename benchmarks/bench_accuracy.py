@@ -206,7 +206,7 @@ def document(data: dict[str, Any]) -> str:
     if data.get("repeats"):
         lines += [
             "## Repeats", "",
-            "The expert kernel at one token, in processes of their own. Marked with * is what the benchmark itself calls",
+            "The expert kernel at one token, in processes of their own. Marked with * is what the benchmark calls",
             "unstable: its samples vary, or the core or the memory was slower than in the best of the repeats.", "",
         ]  # fmt: skip
         lines += ["| kernel | medians, ms | spread of all | spread of the stable ones |", "|---|---|--:|--:|"]

@@ -70,4 +70,3 @@ def providers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
         monkeypatch.setitem(PROVIDERS, "memory_read", tuple(Provider(name, "cpu") for name in names))
 
     return use
-

@@ -11,7 +11,7 @@ import pytest
 
 from hwdetect.bench.case import KernelCase, kernel_case
 from hwdetect.bench.limits import ASSUMED_CACHE_BYTES, last_level_cache_bytes
-from hwdetect.bench.result import doubt, quartiles
+from hwdetect.bench.result import doubt, doubted, quartiles
 from hwdetect.bench.suite import Outcome, Settings, _throttled, run
 from hwdetect.nvidia import ClockState
 
@@ -125,6 +125,24 @@ def test_doubts() -> None:
     assert "7 % of the median (5 % is allowed)" in (doubt(wild, gpu=True, busy=1.0, throttled=None) or "")
     assert doubt(wild, gpu=False, busy=1.0, throttled=None) is None
     assert doubt(steady, gpu=True, busy=1.0, throttled="throttled: heat") == "throttled: heat"
+
+
+def test_a_case_measured_on_a_slower_core_or_memory_is_doubted(small: Settings) -> None:
+    (row,) = run([kernel_case("cpu_dense", "Q8_0", in_=256, out=64)], small).rows
+    good = row.model_copy(
+        update={"stable": True, "unstable_because": None, "pulse_s": 1.0, "reference_bytes_per_s": 10.0}
+    )
+    slow = good.model_copy(update={"pulse_s": 1.25})
+    starved = good.model_copy(update={"reference_bytes_per_s": 8.0})
+    reasons = [one.unstable_because for one in doubted([good, slow, starved])]
+    assert reasons == [
+        None,
+        "the core itself ran 25 % slower than for the fastest case of the run",
+        "memory gave 20 % less than for the best case of the run",
+    ]
+    # Other threads read at another rate.
+    other = starved.model_copy(update={"threads": 2})
+    assert all(one.stable for one in doubted([good, other]))
 
 
 def test_clocks_that_fall_while_working() -> None:
