@@ -13,6 +13,7 @@ import json
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
+from math import exp, log
 from pathlib import Path
 from typing import Any, Final
 
@@ -120,8 +121,19 @@ LAUNCHED_BY_HOST_US: Final = 20.0
 def _series(
     kernel: str, quantization: str, dims: dict[str, int], axis: str, points: dict[int, float]
 ) -> dict[str, Any]:
-    """One series; ``axis`` says what the first number of a point counts, the second is microseconds."""
-    us = [[at, float(f"{milliseconds * 1e3:.3g}")] for at, milliseconds in sorted(points.items())]
+    """One series; ``axis`` says what the first number of a point counts, the second is microseconds.
+
+    Points that took longer than larger ones were disturbed, they or the others: neighbours are averaged until times
+    rise (isotonic regression of the logarithms).
+    """
+    pools: list[tuple[float, list[int]]] = []
+    for at, milliseconds in sorted(points.items()):
+        pools.append((log(milliseconds), [at]))
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (low, left), (high, right) = pools[-2:]
+            mean = (low * len(left) + high * len(right)) / (len(left) + len(right))
+            pools[-2:] = [(mean, left + right)]
+    us = [[at, float(f"{exp(mean) * 1e3:.3g}")] for mean, members in pools for at in members]
     return {"kernel": kernel, "format": quantization, "dims": dict(sorted(dims.items())), "axis": axis, "us": us}
 
 

@@ -83,6 +83,15 @@ def node_of(request: Request, priced: Priced) -> Node:
     return request.machine.nodes[group.nodes[0] if group is not None else 0]
 
 
+def gpu_bandwidth(request: Request, priced: Priced, gpu: Gpu) -> float:
+    """Bytes per second of the GPUs that layers lie on, one after another: the harmonic mean over the layers."""
+    gpus, layers = node_of(request, priced).gpus, priced.config.placement
+    if not sum(layers):
+        return gpu.bandwidth
+    seconds = sum([count / one.bandwidth for count, one in zip(layers, gpus, strict=False)])
+    return sum(layers) / seconds if seconds else gpu.bandwidth
+
+
 def ram_rate(host: Host, kernels: Iterable[MeasuredSeries] = ()) -> Rate:
     """What threads reach of the RAM's bandwidth, over all sockets."""
     here = measured_rate(kernels, "memory_read")
@@ -169,12 +178,13 @@ def offload_decode(request: Request, release: PricedRelease, priced: Priced, bat
         share = fact(
             "kt_gpu_bandwidth_fraction" if config.engine == "ktransformers" else "llama_gpu_bandwidth_fraction"
         )
-        reach = gpu.bandwidth * share.value
+        bandwidth = gpu_bandwidth(request, priced, gpu)
+        reach = bandwidth * share.value
         terms.append(Term("weights on GPUs", parts.always / reach, "HBM", spread_of(share), share.source))
         if parts.experts_gpu:
             seconds = parts.experts_gpu / (config.tp if config.engine == "ktransformers" else 1) * read / reach
             terms.append(Term("routed experts", seconds, "HBM", spread_of(share), share.source))
-        terms.append(_attention(request, priced, gpu, batch, context))
+        terms.append(_attention(request, priced, gpu, bandwidth, batch, context))
         each = fact("kt_node_s" if config.engine == "ktransformers" else "llama_node_s")
         terms.append(Term("graph nodes", _nodes(model) * each.value, "latency", spread_of(each), each.source))
         if parts.experts_ram:
@@ -228,12 +238,12 @@ def _attention_flops(model: ModelSpec, context: float) -> float:
     return flops
 
 
-def _attention(request: Request, priced: Priced, gpu: Gpu, batch: float, context: float) -> Term:
+def _attention(request: Request, priced: Priced, gpu: Gpu, bandwidth: float, batch: float, context: float) -> Term:
     """Reading the cache on the GPU, or computing over it if that is slower."""
     model, tp = request.model, max(priced.config.tp, 1)
     share = fact("llama_attention_bandwidth_fraction")
     moved = batch * context * _cache_bytes(model, priced.config.kv_dtype, tp)
-    seconds = moved / (gpu.bandwidth * share.value)
+    seconds = moved / (bandwidth * share.value)
     peak = gpu.flops.get("bf16")
     computing = (
         batch * _attention_flops(model, context) / tp / (peak * fact("llama_attention_fraction").value) if peak else 0
