@@ -42,7 +42,7 @@ Routing = Literal["uniform", "power_law", "replay"]
 DEFAULT_MODEL: Final = "kimi-k2.5"
 SECONDS: Final = 1.5
 QUICK_SECONDS: Final = 0.4
-QUICK_BUDGET_S: Final = 45.0
+QUICK_BUDGET_S: Final = 40.0
 """The case at hand when it is over may take some seconds more."""
 TAKE_UP_WITHIN: Final = timedelta(days=1)
 ROUTINGS: Final[tuple[Routing, ...]] = ("uniform", "power_law", "replay")
@@ -147,12 +147,13 @@ def settings_of(chosen: BenchOptions, inventory: Inventory) -> tuple[Settings, l
     for python in chosen.engine_pythons:
         if not Path(python).is_file():
             raise BadRequest(f"--engine-python {python}: no such interpreter")
+    nominal, peak = _nominal(inventory)
     settings = Settings(
         pythons=(sys.executable,), engine_pythons=chosen.engine_pythons, threads=threads,
         seconds=QUICK_SECONDS if chosen.quick else SECONDS, cache_bytes=cache,
         memory_bytes=memory_allowance_bytes(usable), routing=chosen.routing, trace=chosen.trace,
         library=chosen.library, path=chosen.disk, budget_s=QUICK_BUDGET_S if chosen.quick else None,
-        slowest_s=2.0 if chosen.quick else 20.0, nominal_bytes_per_s=_nominal(inventory),
+        slowest_s=2.0 if chosen.quick else 20.0, nominal_bytes_per_s=nominal, nominal_flops_per_s=peak,
     )  # fmt: skip
     return settings, notes
 
@@ -162,13 +163,16 @@ def _cores(inventory: Inventory) -> int:
     return max(int(known(inventory.nodes[0].cpu.usable_cores) or 1), 1)
 
 
-def _nominal(inventory: Inventory) -> float | None:
-    """The datasheet's memory bandwidth of the GPUs, where they are all of one known kind."""
+def _nominal(inventory: Inventory) -> tuple[float | None, float | None]:
+    """The datasheet's memory bandwidth and bf16 rate of the GPUs, where they are all of one known kind."""
     from profiles.gpus import load_gpu
 
     keys = {gpu.key for node in inventory.nodes for gpu in node.gpus}
     only = keys.pop() if len(keys) == 1 else None
-    return load_gpu(only).bandwidth_bytes_per_s if only is not None else None
+    if only is None:
+        return None, None
+    facts = load_gpu(only)
+    return facts.bandwidth_bytes_per_s, facts.dense_flops_per_s.get("bf16")
 
 
 def description(inventory: Inventory) -> str:

@@ -35,7 +35,7 @@ class Settings:
     """How to measure. ``pythons`` are tried in order; the last one is this program's own.
 
     ``budget_s`` bounds the whole run, None does not. ``nominal_bytes_per_s`` and ``nominal_flops_per_s`` are the
-    datasheet's, where the machine is known. ``slowest_s`` is the longest that one iteration may take, as far as the
+    datasheet's of the GPU, where it is known. ``slowest_s`` is the longest that one iteration may take, as far as the
     case before tells.
     """
 
@@ -247,7 +247,8 @@ def _row(
         samples, gpu=gpu, busy=answer["wall_median_s"] / median if answer["clock"] == "cpu" else 1.0,
         throttled=_throttled(states),
     )  # fmt: skip
-    nominal, peak = settings.nominal_bytes_per_s, settings.nominal_flops_per_s
+    nominal = settings.nominal_bytes_per_s if gpu else None
+    peak = settings.nominal_flops_per_s if gpu else None
     return BenchRow(
         provider=provider.name, version=hello["version"], ours=provider.ours, device=hello["device"],
         kernel=case.kernel, quantization=case.quantization, series=case.series, shape=dict(case.dims),
