@@ -64,7 +64,8 @@ class Validation(Record):
     """The result of ``moeplan validate``, ``moeplan.validation/1``.
 
     ``difference`` is the corrected time per token over the predicted one, minus one; ``term`` the kernel that moved it
-    most. ``verdict`` is ``undetermined`` where a kernel that the step needs could not be measured.
+    most. ``verdict`` is ``undetermined`` where too little of a step could be measured: on a CPU every
+    kernel of it is needed, on a GPU the others keep their tables.
     """
 
     model_config = ConfigDict(
