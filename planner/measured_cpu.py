@@ -46,7 +46,11 @@ class CpuEvidence:
         providers = ENGINE_PROVIDERS.get(engine, ())
         self._threads = threads
         self._series: dict[str, MeasuredSeries] = {}
+        self._memory_bytes_per_s: float | None = None
         for one in series:
+            if one.series.startswith("memory_read/"):
+                rates = [point.bytes / point.median_s for point in one.points if point.median_s > 0]
+                self._memory_bytes_per_s = max([self._memory_bytes_per_s or 0.0, *rates]) or None
             if one.provider not in providers or one.threads is None:
                 continue
             best = self._series.get(one.series)
@@ -63,9 +67,12 @@ class CpuEvidence:
         seconds, spread = interpolated(case, points), _spread(points)
         if self._threads is None or not series.threads or series.threads == self._threads:
             return Measured(seconds, spread, source)
-        # More threads share what one takes, as far as the memory that was read beside it allows; how far is not known.
+        # More threads share what one takes, as far as the memory allows; how well they do is not known.
         source = f"{source} with {series.threads} threads, scaled to {self._threads}"
-        return Measured(seconds * series.threads / self._threads, spread * SCALED_SPREAD, source)
+        scaled = seconds * series.threads / self._threads
+        if self._memory_bytes_per_s is not None:
+            scaled = max(scaled, case.work().bytes / self._memory_bytes_per_s)
+        return Measured(scaled, spread * SCALED_SPREAD, source)
 
 
 def _distance(series: MeasuredSeries, threads: int | None) -> float:

@@ -107,6 +107,15 @@ def test_other_threads_scale_and_widen() -> None:
     assert "scaled to 8" in scaled.source
 
 
+def test_more_threads_do_not_read_faster_than_the_memory() -> None:
+    memory = kernel_case("memory_read", "bf16", bytes=1 << 28)
+    read = series(memory, point(memory, (1 << 28) / 100e9), provider="machine", threads=64)
+    one = series(EXPERTS, point(EXPERTS, 0.03), threads=1)
+    found = CpuEvidence([one, read], "llama.cpp", 64).measured(EXPERTS)
+    assert found is not None and found.seconds == pytest.approx(EXPERTS.work().bytes / 100e9)
+    assert found.seconds > 0.03 / 64
+
+
 def test_a_wide_measurement_stays_wide() -> None:
     found = CpuEvidence([series(HEAD, point(HEAD, 1.0, spread=1.4))], "llama.cpp", 4).measured(HEAD)
     assert found is not None and found.spread == pytest.approx(1.4)
