@@ -12,6 +12,7 @@ from planner.cost import rent_cost
 from planner.engines.base import Config, Priced
 from planner.hardware import summary_text
 from planner.kv import layout_name
+from planner.launch import launch_of
 from planner.ledger import Device, shortest
 from planner.pareto import pareto_points
 from planner.references import parallel_ref, quantization_ref
@@ -138,7 +139,7 @@ def candidate(request: Request, found: Found, rank: int) -> out.Candidate:
         kernels=tuple([kernel_ref(case) for case in kernel_cases(request, release, priced)]),
         quality=quality_of_release(request, release.release),
         cost=rent_cost(used_gpus(request, config), speed),
-        launch=out.Launch(argv=launch.argv, env=launch.env, per_node_argv=launch.per_node),
+        launch=launch_of(request, release, config, launch),
         settings=settings_of(config),
         warnings=tuple(warnings),
         why=why(request, found),
