@@ -112,7 +112,7 @@ def measure(
     def report_of(outcome: Outcome) -> BenchReport:
         return BenchReport(
             schema="moeplan.bench/1", generated_by=GENERATED_BY, date=now(), fingerprint=machine, machine=words,
-            settings=stated, ended=outcome.ended, rows=(*memory_alone, *outcome.rows),
+            settings=stated, ended=outcome.ended, rows=(*outcome.rows, *memory_alone),
             not_measured=tuple(outcome.missing), notes=(*notes, *sorted(troubles)),
         )  # fmt: skip
 
@@ -124,9 +124,12 @@ def measure(
             # A full disk must not cost what is still to be measured.
             troubles.add(f"an interrupted run could not be taken up again: {error}")
 
-    for threads in sorted({1, _cores(inventory)} - {settings.threads}):
-        memory_alone += run([MEMORY_CASE], replace(settings, threads=threads, budget_s=None)).rows
     outcome = run(cases, settings, done=done, progress=progress, keep=keep)
+    for threads in sorted({1, _cores(inventory)} - {settings.threads}):
+        if outcome.ended != "interrupted":
+            read = run([MEMORY_CASE], replace(settings, threads=threads, budget_s=None))
+            memory_alone += read.rows
+            outcome.ended = "interrupted" if read.ended == "interrupted" else outcome.ended
     if outcome.ended == "done":
         with suppress(OSError):
             unfinished.unlink()

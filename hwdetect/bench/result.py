@@ -11,6 +11,8 @@ from hwdetect.facts import Model
 UNSTABLE_CPU: Final = 0.10
 UNSTABLE_GPU: Final = 0.05
 """Interquartile range over median from which a result doubts itself."""
+SLOW_CORE: Final = "the core itself ran"
+SLOW_MEMORY: Final = "memory gave"
 BUSY_RATIO: Final = 1.3
 """Wall over CPU time of one thread from which other load is named as the reason."""
 
@@ -104,14 +106,16 @@ def doubted(rows: Sequence[BenchRow]) -> list[BenchRow]:
             reads[row.threads] = max(reads.get(row.threads, 0.0), row.reference_bytes_per_s)
     found = []
     for row in rows:
-        reasons = [row.unstable_because] if row.unstable_because else []
+        # A run that was taken up again has its doubts from fewer cases; they are weighed anew.
+        own = (row.unstable_because or "").split("; ")
+        reasons = [reason for reason in own if reason and not reason.startswith((SLOW_CORE, SLOW_MEMORY))]
         if row.pulse_s and row.pulse_s > (1 + UNSTABLE_CPU) * min(pulses):
             slower = row.pulse_s / min(pulses) - 1
-            reasons.append(f"the core itself ran {100 * slower:.0f} % slower than for the fastest case of the run")
+            reasons.append(f"{SLOW_CORE} {100 * slower:.0f} % slower than for the fastest case of the run")
         if row.reference_bytes_per_s and row.reference_bytes_per_s < (1 - UNSTABLE_CPU) * reads[row.threads]:
             less = 1 - row.reference_bytes_per_s / reads[row.threads]
-            reasons.append(f"memory gave {100 * less:.0f} % less than for the best case of the run")
-        text = "; ".join(dict.fromkeys(reasons)) or None
+            reasons.append(f"{SLOW_MEMORY} {100 * less:.0f} % less than for the best case of the run")
+        text = "; ".join(reasons) or None
         found.append(row if text == row.unstable_because else row.model_copy(
             update={"stable": text is None, "unstable_because": text}
         ))  # fmt: skip

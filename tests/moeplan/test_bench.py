@@ -198,7 +198,9 @@ def test_samples_stay_out_of_a_calibration(measured: Bench) -> None:
     report = BenchReport.model_validate_json(json.dumps(measured.report))
     for series in measured_series(report.rows):
         assert "samples" not in series.model_dump_json()
-        assert series.threads == 1 and series.date == report.date[:10]
+        assert series.date == report.date[:10]
+        # The memory is read by one core and by all of them as well.
+        assert series.threads == 1 or series.series.startswith("memory_read/")
 
 
 def test_ctrl_c_keeps_what_there_is_and_the_next_run_goes_on(
@@ -222,7 +224,8 @@ def test_ctrl_c_keeps_what_there_is_and_the_next_run_goes_on(
     assert before["calibration"] is not None
     asked.extend([""] * 10)
     again = checked(call("bench", str(measured.plan), *QUICK, "--json"), "bench")
-    assert again["rows"][:2] == before["rows"]
+    # What is in doubt may change with the cases that it is put beside, but not what was measured.
+    assert [row["samples_s"] for row in again["rows"][:2]] == [row["samples_s"] for row in before["rows"]]
     assert len(asked) - 13 == len(again["rows"]) - 2
     assert any("2 results of a run that ended early" in note for note in again["notes"])
 

@@ -140,6 +140,7 @@ def test_a_case_measured_on_a_slower_core_or_memory_is_doubted(small: Settings) 
         "the core itself ran 25 % slower than for the fastest case of the run",
         "memory gave 20 % less than for the best case of the run",
     ]
+    assert [one.unstable_because for one in doubted(doubted([good, slow, starved]))] == reasons
     # Other threads read at another rate.
     other = starved.model_copy(update={"threads": 2})
     assert all(one.stable for one in doubted([good, other]))
