@@ -185,6 +185,8 @@ def main() -> None:
         "the mechanism, not a blind test. Queueing rows depend on the load generator as much as on the machine.",
         "Kernels measured on a machine and a real llama.cpp there: `accuracy-bench.md`.",
         "",
+        "Checkpoints and files beside their published sizes: [accuracy-weights.md](accuracy-weights.md).",
+        "",
         *table("Weights per GPU, vLLM", "GiB", unique(memory_rows("weights"))),
         *table("KV budget per GPU, vLLM", "GiB", unique(memory_rows("kv"))),
         *sections(),

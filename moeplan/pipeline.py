@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hwdetect.bench.measured import MeasuredSeries
 
 GENERATED_BY = f"moeplan {__version__}"
-MAX_INVENTORY_BYTES = 512 << 20
+MAX_INVENTORY_BYTES = 1 << 30
 Source = Literal["flags", "detected", "file"]
 
 
@@ -66,7 +66,7 @@ def read_inventory(options: Options) -> tuple[Inventory, Source]:
     if options.inventory is not None:
         if options.describes_hardware:
             raise BadRequest("--inventory cannot be combined with flags that describe hardware")
-        return _inventory_file(Path(options.inventory)), "file"
+        return read_inventory_file(Path(options.inventory)), "file"
     if options.describes_hardware:
         return describe(options), "flags"
     from hwdetect.detect import detect
@@ -74,7 +74,8 @@ def read_inventory(options: Options) -> tuple[Inventory, Source]:
     return detect(), "detected"
 
 
-def _inventory_file(path: Path) -> Inventory:
+def read_inventory_file(path: Path) -> Inventory:
+    """An inventory from a file. Raises ``BadRequest`` with one line."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_INVENTORY_BYTES + 1)

@@ -22,6 +22,8 @@ COMMANDS: Final = {
     "grid": "plans for many models, machines and workloads",
     "memory": "weights by quantization and class, KV cache by layout and dtype",
     "detect": "this machine, every value with where it comes from",
+    "check": "go or no-go for this machine, with evidence and what to do",
+    "merge": "the inventories or check reports of many nodes as one",
     "bench": "measure the kernels that a plan depends on, and keep them as calibration",
     "validate": "a plan's own kernels measured beside its prediction",
     "launch": "write the start script of a plan",

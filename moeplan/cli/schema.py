@@ -12,13 +12,15 @@ from moeplan.cli.parser import Parser, did_you_mean
 from moeplan.text_safe import shortened
 from planner.errors import BadRequest
 
-SCHEMAS: Final = ("plan", "grid", "inventory", "memory", "observation", "calibration", "bench", "validation")
+SCHEMAS: Final = (
+    "plan", "grid", "inventory", "memory", "check", "observation", "calibration", "bench", "validation",
+)  # fmt: skip
 FOLDER: Final = Path(__file__).parent.parent / "schemas"
 
 
 def register(parser: Parser) -> None:
     """Which schema, or ``--write``."""
-    parser.usage = "%(prog)s plan | grid | inventory | memory | observation | calibration | bench | validation"
+    parser.usage = f"%(prog)s {' | '.join(SCHEMAS)}"
     parser.add_argument("name", metavar="NAME", nargs="?", help=", ".join(SCHEMAS))
     parser.add_argument("--write", action="store_true", help="renew the checked-in files from the types")
 
@@ -49,6 +51,7 @@ def derived(name: str) -> str:
     from moeplan.calibration import Calibration
     from moeplan.observing import ObservationReport
     from moeplan.validating import Validation
+    from planner.findings import CheckReport
     from planner.grid import Grid
     from planner.memory_report import MemoryReport
     from planner.plan import Plan
@@ -58,6 +61,7 @@ def derived(name: str) -> str:
         "grid": Grid,
         "inventory": Inventory,
         "memory": MemoryReport,
+        "check": CheckReport,
         "observation": ObservationReport,
         "calibration": Calibration,
         "bench": BenchReport,

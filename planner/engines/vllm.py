@@ -81,13 +81,16 @@ class Vllm:
         group = config.group
         assert group is not None
         gpu = group.gpu
+        # vLLM takes its share of the whole GPU, and refuses to start where less than that is free.
+        held = gpu.occupied
         if not config.utilization:
             default = self.facts.at("gpu_memory_utilization", config.version).value
-            config = config._replace(utilization=default)
+            free = int(100 * gpu.visible_low / (gpu.visible_low + held)) / 100 if held else 1.0
+            config = config._replace(utilization=min(default, free))
         shards = shards_of(request, release, config, vision_sharded=False)
-        usable = int(gpu.visible * config.utilization)
-        usable_low = int(gpu.visible_low * config.utilization)
-        usable_high = int(gpu.visible_high * config.utilization)
+        usable = int((gpu.visible + held) * config.utilization)
+        usable_low = int((gpu.visible_low + held) * config.utilization)
+        usable_high = int((gpu.visible_high + held) * config.utilization)
         fixed = self._fixed_entries(request, release, config)
         graphs = self._graph_entry(request, config)
         inside = bool(self.facts.at("graphs_inside_budget", config.version).value)
@@ -112,7 +115,11 @@ class Vllm:
                     f"--gpu-memory-utilization {config.utilization:g}, which leaves "
                     f"{(gpu.visible - usable) / 2**30:.1f} GiB: lower it or use --enforce-eager"
                 )
-        return fit(request, config, shards, pool, devices, warnings)
+        priced = fit(request, config, shards, pool, devices, warnings)
+        if usable_low > gpu.visible_low:
+            reason = f"other processes hold {held / 2**30:.1f} GiB: vLLM starts only where its whole share is free"
+            return priced._replace(verdict="no", reason=reason)
+        return priced
 
     def _fixed_entries(
         self, request: Request, release: PricedRelease, config: Config
