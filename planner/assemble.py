@@ -19,7 +19,7 @@ from planner.references import parallel_ref, quantization_ref
 from planner.remedy import remedy
 from planner.request import Request
 from planner.search import SQUEEZED_UTILIZATION, Found, Missed, Outcome, score
-from planner.shown_speed import kernel_ref, performance_of
+from planner.shown_speed import kernel_ref, performance_of, simulation_of
 from profiles.library import quality_of
 from profiles.model import Release, active_parameters
 
@@ -136,6 +136,7 @@ def candidate(request: Request, found: Found, rank: int) -> out.Candidate:
         memory=memory_of(request, priced),
         kv_cache=kv_cache_of(request, priced),
         performance=performance_of(speed),
+        simulation=simulation_of(request, release, priced),
         kernels=tuple([kernel_ref(case) for case in kernel_cases(request, release, priced)]),
         quality=quality_of_release(request, release.release),
         cost=rent_cost(used_gpus(request, config), speed),

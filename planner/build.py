@@ -14,7 +14,7 @@ from planner.errors import BadRequest
 from planner.machine import Machine
 from planner.options import Options
 from planner.quantities import parse_count, parse_duration, parse_fraction, parse_tokens, shown
-from planner.request import OBJECTIVES, Bounds, Demand, Narrow, PricedRelease, Request, Settings
+from planner.request import OBJECTIVES, Bounds, Demand, Narrow, PricedRelease, Request, Settings, Traffic
 from profiles.engines import UnknownVersion, version_tuple
 from profiles.library import find_releases
 from profiles.mixtures import UnknownMixture, release_tensors
@@ -57,7 +57,31 @@ def build_request(
         exact=exact,
         workload_given=given,
         kernels=kernels,
+        traffic=_traffic(options),
     )
+
+
+def _traffic(options: Options) -> Traffic | None:
+    if not options.simulate:
+        for value, flag in ((options.arrival_rate, "--arrival-rate"), (options.length_variation, "--length-variation")):
+            if value is not None:
+                raise BadRequest(f"{flag} needs --simulate")
+        return None
+    rate = _number(options.arrival_rate, "--arrival-rate", "requests per second above zero", 1e-6, 1e6)
+    variation = _number(options.length_variation, "--length-variation", "a share from 0 to 3", 0.0, 3.0)
+    return Traffic(rate, variation or 0.0)
+
+
+def _number(text: str | None, flag: str, allowed: str, low: float, high: float) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise BadRequest(f"{flag}: {shown(text)} is not {allowed}")
+    return value
 
 
 def _natural_engine(releases: tuple[PricedRelease, ...]) -> str:
@@ -133,20 +157,8 @@ def _settings(options: Options) -> Settings:
         if options.n_cpu_moe is not None
         else None,
         enforce_eager=options.enforce_eager,
-        accept_length=_accept_length(options.accept_length),
+        accept_length=_number(options.accept_length, "--accept-length", "a number of tokens from 1 to 64", 1.0, 64.0),
     )
-
-
-def _accept_length(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1 <= value <= 64:
-        raise BadRequest(f"--accept-length: {shown(text)} is not a number of tokens from 1 to 64")
-    return value
 
 
 def _demand(options: Options, model: ModelSpec, engine: str | None, *, exact: bool) -> tuple[Demand, bool]:

@@ -62,6 +62,9 @@ class Options:
     n_cpu_moe: str | None = None
     enforce_eager: bool = False
     calibration: str | None = None
+    simulate: bool = False
+    arrival_rate: str | None = None
+    length_variation: str | None = None
     accept_length: str | None = None
 
     def __post_init__(self) -> None:

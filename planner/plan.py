@@ -161,6 +161,41 @@ class Performance(Record):
     prompt_budget: tuple[BudgetEntry, ...] = ()
 
 
+class Percentiles(Record):
+    """Mean and percentiles of what single requests saw."""
+
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+
+
+class Simulation(Record):
+    """A discrete-event simulation of the workload on the expected step times.
+
+    ``arrival_rate_per_s`` is null for a fixed number of users; ``length_variation`` is the coefficient of variation of
+    the lengths. ``requests`` were counted, start and end left out; ``ttft_s`` includes ``queue_s``. ``goodput`` counts
+    those within the bounds on TTFT and TPOT. ``saturated``: arrivals outrun the machine, and waiting only grows.
+    """
+
+    arrival_rate_per_s: float | None
+    length_variation: float
+    requests: int
+    ttft_s: Percentiles
+    tpot_s: Percentiles
+    latency_s: Percentiles
+    queue_s: Percentiles
+    mean_running: float
+    mean_waiting: float
+    output_tokens_per_s: float
+    requests_per_s: float
+    goodput_share: float
+    goodput_requests_per_s: float
+    preemptions: int
+    saturated: bool
+    evidence: Evidence
+
+
 class Kernel(Record):
     """A kernel the speed depends on, as a benchmark measures it: ``hwdetect.bench.KernelCase`` with its series."""
 
@@ -280,6 +315,7 @@ class Candidate(Record):
     memory: Memory
     kv_cache: KvCache
     performance: Performance
+    simulation: Simulation | None = None
     kernels: tuple[Kernel, ...] = ()
     quality: Quality
     cost: Cost | None

@@ -84,6 +84,21 @@ class Bounds:
     quality_suite: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """How the requests of a simulation come.
+
+    ``rate_per_s`` is that of Poisson arrivals; None is a fixed number of users (the concurrency) without pauses.
+    ``variation`` is the coefficient of variation of the input and of the output length (log-normal; 0 is constant).
+    ``requests`` None leaves their number to the simulation.
+    """
+
+    rate_per_s: float | None = None
+    variation: float = 0.0
+    requests: int | None = None
+    seed: int = 1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PricedRelease:
     """A release with its tensors resolved. ``memo`` keeps what many configurations share, such as shard tables."""
@@ -106,7 +121,7 @@ class PricedRelease:
 class Request:
     """Everything the search needs. ``exact`` asks for one configuration as given, ``estimate``.
 
-    ``kernels`` are series that were measured on this very machine.
+    ``kernels`` are series that were measured on this very machine; ``traffic`` asks for a simulation of it.
     """
 
     model: ModelSpec
@@ -121,3 +136,4 @@ class Request:
     exact: bool = False
     workload_given: bool = True
     kernels: tuple[MeasuredSeries, ...] = ()
+    traffic: Traffic | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from hwdetect.bench.case import KernelCase
 from planner import plan as out
 from planner.budget import Budget
+from planner.engines.base import Priced
+from planner.request import PricedRelease, Request
 from planner.speed import Speed, token_budget
 
 
@@ -62,4 +64,37 @@ def kernel_ref(case: KernelCase) -> out.Kernel:
         dims=dict(case.dims),
         batch=case.batch,
         context=case.context,
+    )
+
+
+def simulation_of(request: Request, release: PricedRelease, priced: Priced) -> out.Simulation | None:
+    """The simulation of one configuration as shown; None where the request asks for none."""
+    traffic = request.traffic
+    if traffic is None:
+        return None
+    # Only a request for it pays for loading it.
+    from planner.simulate import simulate
+
+    seen = simulate(request, release, priced, traffic)
+
+    def spread(values: tuple[float, float, float, float]) -> out.Percentiles:
+        return out.Percentiles(mean=values[0], p50=values[1], p95=values[2], p99=values[3])
+
+    return out.Simulation(
+        arrival_rate_per_s=traffic.rate_per_s,
+        length_variation=traffic.variation,
+        requests=seen.requests,
+        ttft_s=spread(seen.ttft_s),
+        tpot_s=spread(seen.tpot_s),
+        latency_s=spread(seen.latency_s),
+        queue_s=spread(seen.queue_s),
+        mean_running=seen.running,
+        mean_waiting=seen.waiting,
+        output_tokens_per_s=seen.output_tokens_per_s,
+        requests_per_s=seen.requests_per_s,
+        goodput_share=seen.goodput_share,
+        goodput_requests_per_s=seen.goodput_requests_per_s,
+        preemptions=seen.preemptions,
+        saturated=seen.saturated,
+        evidence="modelled",
     )

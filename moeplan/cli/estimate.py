@@ -15,6 +15,7 @@ from moeplan.cli.arguments import (
     OUTPUT_TOKENS,
     PARALLEL,
     QUANT,
+    SIMULATION,
     Flag,
     add_flags,
     add_hardware,
@@ -59,6 +60,7 @@ def register(parser: Parser) -> None:
     add_flags(parser, "configuration", CONFIGURATION)
     add_flags(parser, "llama.cpp", LLAMA_CPP)
     add_flags(parser, "requests, for the speed", SPEED)
+    add_flags(parser, "simulation", SIMULATION)
 
 
 def run(args: Namespace) -> int:

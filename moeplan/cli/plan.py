@@ -9,6 +9,7 @@ from moeplan.cli.arguments import (
     BOUNDS,
     CALIBRATION,
     NARROWING,
+    SIMULATION,
     WORKLOAD,
     Flag,
     add_flags,
@@ -38,6 +39,7 @@ def register(parser: Parser) -> None:
     add_flags(parser, "work", WORKLOAD)
     add_flags(parser, "bounds", BOUNDS)
     add_flags(parser, "narrow the search", NARROWING)
+    add_flags(parser, "simulation", SIMULATION)
     add_flags(parser, "answer", ANSWER)
 
 
