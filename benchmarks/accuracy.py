@@ -183,6 +183,7 @@ def main() -> None:
         "Written by `python benchmarks/accuracy.py` from `profiles/measured`. Predicted is low - expected - high.",
         "The constants of the model come from some of these rows (their source lines say which), so this is a check of",
         "the mechanism, not a blind test. Queueing rows depend on the load generator as much as on the machine.",
+        "Kernels measured on a machine and a real llama.cpp there: `accuracy-bench.md`.",
         "",
         "Checkpoints and files beside their published sizes: [accuracy-weights.md](accuracy-weights.md).",
         "",

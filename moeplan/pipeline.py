@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hwdetect.bench.measured import MeasuredSeries
 from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
 from moeplan.cli.progress import progress_bar
@@ -96,12 +96,23 @@ def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Pla
     with no_collection():
         model = read_model(options.model)
         inventory, source = read_inventory(options)
-        kernels: tuple[MeasuredSeries, ...] = ()
-        if options.calibration is not None or source == "detected":
-            from moeplan.calibration import kernels_of
+        kernels, remarks = measured_kernels(options.calibration, inventory, source)
+        plan = plan_on(options, model, inventory, source, kernels=kernels, exact=exact, progress=progress)
+    return plan.model_copy(update={"notes": (*plan.notes, *remarks)}) if remarks else plan
 
-            kernels = kernels_of(options.calibration, inventory, detected=source == "detected")
-        return plan_on(options, model, inventory, source, exact=exact, progress=progress, kernels=kernels)
+
+def measured_kernels(
+    choice: str | None, inventory: Inventory, source: Source
+) -> tuple[tuple[MeasuredSeries, ...], tuple[str, ...]]:
+    """Kernels of the calibration that ``--calibration`` means, and what is to be said of it.
+
+    Without a choice only the machine in front of us has one. Raises ``BadRequest`` for a file that was named.
+    """
+    if choice == "none" or (choice in (None, "auto") and source != "detected"):
+        return (), ()
+    from moeplan.calibration import load_kernels
+
+    return load_kernels(choice or "auto", inventory, detected=source == "detected")
 
 
 def plan_on(
@@ -120,9 +131,7 @@ def plan_on(
     """
     with no_collection():
         machine = machine_of(inventory, source)
-        request = build_request(options, model, machine, exact=exact)
-        if kernels:
-            request = replace(request, kernels=kernels)
+        request = build_request(options, model, machine, exact=exact, kernels=kernels)
         if not exact and len(machine.nodes) > 1:
             from planner.fleet import is_fleet, plan_fleet
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from formulas.kv_cache import KV_DTYPES
+from hwdetect.bench.measured import MeasuredSeries
 from planner.engines import ENGINE_NAMES
 from planner.engines.base import divisors
 from planner.errors import BadRequest
@@ -25,8 +26,15 @@ KV_SYNONYMS: Final = {"auto": "bf16", "fp16": "f16", "fp8_e4m3": "fp8", "bfloat1
 MAX_RANKS: Final = 4096
 
 
-def build_request(options: Options, model: ModelSpec, machine: Machine, *, exact: bool) -> Request:
-    """The parsed request. Raises ``BadRequest`` with one line."""
+def build_request(
+    options: Options,
+    model: ModelSpec,
+    machine: Machine,
+    *,
+    exact: bool,
+    kernels: tuple[MeasuredSeries, ...] = (),
+) -> Request:
+    """The parsed request; ``kernels`` were measured on this very machine. Raises ``BadRequest`` with one line."""
     narrow = _narrow(options)
     settings = _settings(options)
     releases = _releases(options, model, narrow.engine, exact=exact)
@@ -48,6 +56,7 @@ def build_request(options: Options, model: ModelSpec, machine: Machine, *, exact
         top=parse_count(options.top, "--top", high=1000) if options.top is not None else 5,
         exact=exact,
         workload_given=given,
+        kernels=kernels,
         traffic=_traffic(options),
     )
 
