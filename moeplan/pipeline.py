@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from hwdetect.bench.measured import MeasuredSeries
 from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
 from moeplan.cli.progress import progress_bar
@@ -24,8 +25,11 @@ from profiles.library import load_model
 from profiles.model import ModelSpec
 from profiles.names import AmbiguousName, UnknownName
 
+if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredSeries
+
 GENERATED_BY = f"moeplan {__version__}"
-MAX_INVENTORY_BYTES = 512 << 20
+MAX_INVENTORY_BYTES = 1 << 30
 Source = Literal["flags", "detected", "file"]
 
 
@@ -62,7 +66,7 @@ def read_inventory(options: Options) -> tuple[Inventory, Source]:
     if options.inventory is not None:
         if options.describes_hardware:
             raise BadRequest("--inventory cannot be combined with flags that describe hardware")
-        return _inventory_file(Path(options.inventory)), "file"
+        return read_inventory_file(Path(options.inventory)), "file"
     if options.describes_hardware:
         return describe(options), "flags"
     from hwdetect.detect import detect
@@ -70,7 +74,8 @@ def read_inventory(options: Options) -> tuple[Inventory, Source]:
     return detect(), "detected"
 
 
-def _inventory_file(path: Path) -> Inventory:
+def read_inventory_file(path: Path) -> Inventory:
+    """An inventory from a file. Raises ``BadRequest`` with one line."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_INVENTORY_BYTES + 1)
@@ -91,7 +96,23 @@ def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Pla
     with no_collection():
         model = read_model(options.model)
         inventory, source = read_inventory(options)
-        return plan_on(options, model, inventory, source, exact=exact, progress=progress)
+        kernels, remarks = measured_kernels(options.calibration, inventory, source)
+        plan = plan_on(options, model, inventory, source, kernels=kernels, exact=exact, progress=progress)
+    return plan.model_copy(update={"notes": (*plan.notes, *remarks)}) if remarks else plan
+
+
+def measured_kernels(
+    choice: str | None, inventory: Inventory, source: Source
+) -> tuple[tuple[MeasuredSeries, ...], tuple[str, ...]]:
+    """Kernels of the calibration that ``--calibration`` means, and what is to be said of it.
+
+    Without a choice only the machine in front of us has one. Raises ``BadRequest`` for a file that was named.
+    """
+    if choice == "none" or (choice in (None, "auto") and source != "detected"):
+        return (), ()
+    from moeplan.calibration import load_kernels
+
+    return load_kernels(choice or "auto", inventory, detected=source == "detected")
 
 
 def plan_on(
@@ -102,11 +123,15 @@ def plan_on(
     *,
     exact: bool = False,
     progress: Progress | None = None,
+    kernels: tuple[MeasuredSeries, ...] = (),
 ) -> Plan:
-    """The plan of a model and hardware that have been read: no file, no machine, the same answer anywhere."""
+    """The plan of a model and hardware that have been read: no file, no machine, the same answer anywhere.
+
+    ``kernels`` were measured on that hardware.
+    """
     with no_collection():
         machine = machine_of(inventory, source)
-        request = build_request(options, model, machine, exact=exact)
+        request = build_request(options, model, machine, exact=exact, kernels=kernels)
         if not exact and len(machine.nodes) > 1:
             from planner.fleet import is_fleet, plan_fleet
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Final
 
 from formulas.kv_cache import KV_DTYPES
+from hwdetect.bench.measured import MeasuredSeries
 from planner.engines import ENGINE_NAMES
 from planner.engines.base import divisors
 from planner.errors import BadRequest
 from planner.machine import Machine
 from planner.options import Options
 from planner.quantities import parse_count, parse_duration, parse_fraction, parse_tokens, shown
-from planner.request import OBJECTIVES, Bounds, Demand, Narrow, PricedRelease, Request, Settings
+from planner.request import OBJECTIVES, Bounds, Demand, Narrow, PricedRelease, Request, Settings, Traffic
 from profiles.engines import UnknownVersion, version_tuple
 from profiles.library import find_releases
 from profiles.mixtures import UnknownMixture, release_tensors
@@ -25,8 +26,15 @@ KV_SYNONYMS: Final = {"auto": "bf16", "fp16": "f16", "fp8_e4m3": "fp8", "bfloat1
 MAX_RANKS: Final = 4096
 
 
-def build_request(options: Options, model: ModelSpec, machine: Machine, *, exact: bool) -> Request:
-    """The parsed request. Raises ``BadRequest`` with one line."""
+def build_request(
+    options: Options,
+    model: ModelSpec,
+    machine: Machine,
+    *,
+    exact: bool,
+    kernels: tuple[MeasuredSeries, ...] = (),
+) -> Request:
+    """The parsed request; ``kernels`` were measured on this very machine. Raises ``BadRequest`` with one line."""
     narrow = _narrow(options)
     settings = _settings(options)
     releases = _releases(options, model, narrow.engine, exact=exact)
@@ -48,7 +56,32 @@ def build_request(options: Options, model: ModelSpec, machine: Machine, *, exact
         top=parse_count(options.top, "--top", high=1000) if options.top is not None else 5,
         exact=exact,
         workload_given=given,
+        kernels=kernels,
+        traffic=_traffic(options),
     )
+
+
+def _traffic(options: Options) -> Traffic | None:
+    if not options.simulate:
+        for value, flag in ((options.arrival_rate, "--arrival-rate"), (options.length_variation, "--length-variation")):
+            if value is not None:
+                raise BadRequest(f"{flag} needs --simulate")
+        return None
+    rate = _number(options.arrival_rate, "--arrival-rate", "requests per second above zero", 1e-6, 1e6)
+    variation = _number(options.length_variation, "--length-variation", "a share from 0 to 3", 0.0, 3.0)
+    return Traffic(rate, variation or 0.0)
+
+
+def _number(text: str | None, flag: str, allowed: str, low: float, high: float) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise BadRequest(f"{flag}: {shown(text)} is not {allowed}")
+    return value
 
 
 def _natural_engine(releases: tuple[PricedRelease, ...]) -> str:
@@ -124,6 +157,7 @@ def _settings(options: Options) -> Settings:
         if options.n_cpu_moe is not None
         else None,
         enforce_eager=options.enforce_eager,
+        accept_length=_number(options.accept_length, "--accept-length", "a number of tokens from 1 to 64", 1.0, 64.0),
     )
 
 

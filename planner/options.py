@@ -61,6 +61,11 @@ class Options:
     flash_attention: str | None = None
     n_cpu_moe: str | None = None
     enforce_eager: bool = False
+    calibration: str | None = None
+    simulate: bool = False
+    arrival_rate: str | None = None
+    length_variation: str | None = None
+    accept_length: str | None = None
 
     def __post_init__(self) -> None:
         """Raises ``BadRequest`` for a value of the wrong type, or one that no file name and no number can hold."""

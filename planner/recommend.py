@@ -31,18 +31,20 @@ from planner.offers import (
 )
 from planner.options import Options
 from planner.plan import Candidate, Range
-from planner.request import Bounds, Request
+from planner.request import Bounds, PricedRelease, Request
 from planner.search import Found, broken_bound, score, search
 from profiles.prices import STALE_DAYS, Prices, staleness
 
 Progress = Callable[[int, int], None]
-SEARCHES: Final = 28
+SEARCHES: Final = 26
 REQUANTIZED_SEARCHES: Final = 3
 """Searches of each list and kind of weights at most; what is dearer than those is counted and not searched."""
 COPIES: Final = 64
 """Copies of one machine at most."""
 REQUANTIZED: Final = 2
 """Ways with re-quantized weights in each list; the rest keep the maker's weights."""
+SIZES: Final = 8
+"""Re-quantized releases that are searched; `moeplan plan` on the machine shows them all."""
 RISKY_SHARE: Final = 0.02
 """Less of a device's memory than this free at the low end is called tight."""
 
@@ -77,7 +79,7 @@ class Tally(NamedTuple):
 def cheapest_ways(request: Request, offers: Sequence[Offer], terms: Terms, progress: Progress | None = None) -> Tally:
     """The cheapest offers of different GPUs that meet the request: with the maker's weights, and with smaller ones."""
     native = tuple([one for one in request.releases if one.release.by_maker])
-    others = tuple([one for one in request.releases if not one.release.by_maker])
+    others = _thinned([one for one in request.releases if not one.release.by_maker])
     tallies: list[Tally] = []
     tiers = [(native, terms.top, SEARCHES), (others, REQUANTIZED, REQUANTIZED_SEARCHES)]
     if not native:
@@ -98,6 +100,15 @@ def cheapest_ways(request: Request, offers: Sequence[Offer], terms: Terms, progr
         sum(tally.searched for tally in tallies),
         tallies[0].dearer if tallies else 0,
     )
+
+
+def _thinned(releases: Sequence[PricedRelease]) -> tuple[PricedRelease, ...]:
+    """``SIZES`` of the releases, the smallest and the largest among them, evenly by their rank in size."""
+    ordered = sorted(releases, key=lambda one: one.tensors.bytes)
+    if len(ordered) <= SIZES:
+        return tuple(ordered)
+    places = [round(place * (len(ordered) - 1) / (SIZES - 1)) for place in range(SIZES)]
+    return tuple([ordered[place] for place in places])
 
 
 def _usd(met: Met, terms: Terms) -> float:
@@ -144,7 +155,9 @@ class _Searcher:
             found, alone_s = self.best(_share(self.request, largest, wanted))
             all_s = alone_s
             if found is not None and wanted > 1:
-                _, all_s = self.best(_share(self.request, largest, 1))
+                # An estimate of the copies needs no second engine; what they are tried with is searched whole.
+                together = _share(self.request, largest, 1)
+                _, all_s = self.best(replace(together, narrow=replace(together.narrow, engine=found.engine.name)))
             passed = found is not None and alone_s is not None
             self._groups[offer.group] = _Group(alone_s or 0.0, all_s, largest.gpus) if passed else None
         return self._groups[offer.group]

@@ -71,7 +71,7 @@ class Upgrade(Record):
     """A change of the machine at hand. ``gain`` is the total rate over today's expected one; null where today has none.
 
     ``usd`` is what is known of its price, null where nothing is; ``gain_per_1000_usd`` is null then and for a change
-    that costs nothing. ``quality`` names what a smaller quantization loses.
+    that costs nothing. ``quality`` names what the quantization loses, ``more_bits`` that it keeps more than today's.
     """
 
     what: str
@@ -83,6 +83,7 @@ class Upgrade(Record):
     tpot_s: Range | None
     gain: float | None
     gain_per_1000_usd: float | None
+    more_bits: bool
     quality: str
     why: str
 

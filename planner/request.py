@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from planner.machine import Machine
 from profiles.mixtures import ReleaseTensors
 from profiles.model import ModelSpec, Release
+
+if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredSeries
 
 Objective = Literal["balanced", "throughput", "latency", "context", "cost", "quality"]
 OBJECTIVES: Final = ("balanced", "throughput", "latency", "context", "cost", "quality")
@@ -52,6 +55,8 @@ class Settings:
     flash_attention: bool | None = None
     n_cpu_moe: int | None = None
     enforce_eager: bool = False
+    draft_tokens: int = 0
+    accept_length: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,21 @@ class Bounds:
     quality_suite: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """How the requests of a simulation come.
+
+    ``rate_per_s`` is that of Poisson arrivals; None is a fixed number of users (the concurrency) without pauses.
+    ``variation`` is the coefficient of variation of the input and of the output length (log-normal; 0 is constant).
+    ``requests`` None leaves their number to the simulation.
+    """
+
+    rate_per_s: float | None = None
+    variation: float = 0.0
+    requests: int | None = None
+    seed: int = 1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PricedRelease:
     """A release with its tensors resolved. ``memo`` keeps what many configurations share, such as shard tables."""
@@ -99,7 +119,10 @@ class PricedRelease:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Everything the search needs. ``exact`` asks for one configuration as given, ``estimate``."""
+    """Everything the search needs. ``exact`` asks for one configuration as given, ``estimate``.
+
+    ``kernels`` are series that were measured on this very machine; ``traffic`` asks for a simulation of it.
+    """
 
     model: ModelSpec
     machine: Machine
@@ -112,3 +135,5 @@ class Request:
     top: int = 5
     exact: bool = False
     workload_given: bool = True
+    kernels: tuple[MeasuredSeries, ...] = ()
+    traffic: Traffic | None = None

@@ -17,7 +17,7 @@ from planner.machine import Machine, Node
 from planner.options import Options
 from planner.plan import Range
 from planner.request import Bounds, Request
-from planner.search import Found, broken_bound, score, search
+from planner.search import Found, bits_per_parameter, broken_bound, score, search
 from profiles.prices import Prices
 
 FASTER_RAM: Final = 2.0
@@ -25,6 +25,8 @@ FASTER_RAM: Final = 2.0
 RAM_STEPS: Final = (2, 4)
 WORTH_SAYING: Final = 1.02
 """Smaller gains than this are less than the model can tell."""
+MORE_BITS: Final = 1.05
+"""More bits per parameter than this many times today's are a better quantization."""
 SMALLER: Final = 3
 """Smaller quantizations shown."""
 
@@ -53,9 +55,10 @@ def have_report(request: Request, prices: Prices) -> out.Have:
         if waits
         else ""
     )
-    rows = [_row(request, change, today) for change in _changes(request, today, prices)]
+    same = request if today is None else replace(request, releases=(today.release,))
+    rows = [_row(request, change, today) for change in _changes(request, same, today, prices)]
     met = verdict == "fits" and not why
-    rows = [row for row in rows if (row.gain or 0.0) > WORTH_SAYING or (row.meets_target and not met)]
+    rows = [row for row in rows if (row.gain or 0.0) > WORTH_SAYING or row.more_bits or (row.meets_target and not met)]
     return out.Have(
         description=summary_text(request.machine),
         meets_target=met,
@@ -73,7 +76,8 @@ def _fastest(request: Request) -> Found | None:
     return min(search(free).found, key=lambda one: score(free, one), default=None)
 
 
-def _changes(request: Request, today: Found | None, prices: Prices) -> Iterator[_Change]:
+def _changes(request: Request, same: Request, today: Found | None, prices: Prices) -> Iterator[_Change]:
+    """Changes of the hardware with today's weights (``same``), more RAM also with larger ones, and smaller weights."""
     machine = request.machine
     node = machine.nodes[0]
     if node.gpus and not node.gpus[0].unified:
@@ -82,7 +86,7 @@ def _changes(request: Request, today: Found | None, prices: Prices) -> Iterator[
             numbered = [gpu._replace(driver_index=len(node.gpus) + place, link=gpu.link) for place in range(count)]
             usd = _gpu_price(gpu.key, count * len(machine.nodes), prices)
             more = f"{count} more {gpu.key}" if len(machine.nodes) == 1 else f"{count} more {gpu.key} in each node"
-            yield _Change(more, _on(request, lambda one, new=numbered: one._replace(gpus=(*one.gpus, *new))), usd)
+            yield _Change(more, _on(same, lambda one, new=numbered: one._replace(gpus=(*one.gpus, *new))), usd)
     host = node.host
     if host.ram is not None:
         for factor in RAM_STEPS:
@@ -91,7 +95,7 @@ def _changes(request: Request, today: Found | None, prices: Prices) -> Iterator[
             yield _Change(f"{grown / GIB:,.0f} GiB of RAM", _with_host(request, ram=grown), usd)
         if host.bandwidth is not None:
             rate = host.bandwidth * FASTER_RAM
-            yield _Change(f"RAM of {rate / 1e9:,.0f} GB/s", _with_host(request, bandwidth=rate), None)
+            yield _Change(f"RAM of {rate / 1e9:,.0f} GB/s", _with_host(same, bandwidth=rate), None)
     limit = min([one.tensors.bytes for one in request.releases], default=0) - 1
     if today is not None:
         limit = today.release.tensors.bytes
@@ -139,7 +143,7 @@ def _row(request: Request, change: _Change, today: Found | None) -> out.Upgrade:
     if found is None:
         return out.Upgrade(
             what=change.what, usd=change.usd, verdict="no", meets_target=False, candidate="",
-            decode_tokens_per_s_total=None, tpot_s=None, gain=None, gain_per_1000_usd=None, quality="",
+            decode_tokens_per_s_total=None, tpot_s=None, gain=None, gain_per_1000_usd=None, more_bits=False, quality="",
             why="still nothing starts",
         )  # fmt: skip
     low, expected, high = found.speed.decode_total
@@ -163,6 +167,8 @@ def _row(request: Request, change: _Change, today: Found | None) -> out.Upgrade:
         tpot_s=Range(low=tpot[0], expected=tpot[1], high=tpot[2]),
         gain=gain,
         gain_per_1000_usd=each,
+        more_bits=today is not None
+        and bits_per_parameter(found.release) > MORE_BITS * bits_per_parameter(today.release),
         quality=_quality(request, found),
         why=broken[0] if broken is not None else "only some of the requests run at a time" if waits else "",
     )

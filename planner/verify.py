@@ -191,7 +191,7 @@ def _speed_rows(step: out.LoadStep, expected: Expected | None) -> list[out.Compa
         total = _whole_rate(step, expected)
         rows.append(_row("throughput", step.concurrency, total, rate, expected.load, more_is_better=True))
     actions = {
-        "tpot": "lower the concurrency, or plan again with this measurement in mind: the machine is slower than its kind",
+        "tpot": "lower the concurrency, or plan for this measurement: the machine is slower than its kind",
         "ttft": "shorten the prompts, or serve more of them from the prefix cache",
         "throughput": "follows from the terms above",
     }

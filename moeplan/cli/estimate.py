@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from moeplan.cli.arguments import (
+    CALIBRATION,
     CONCURRENCY,
     CONTEXT,
     ENGINE,
@@ -14,6 +15,7 @@ from moeplan.cli.arguments import (
     OUTPUT_TOKENS,
     PARALLEL,
     QUANT,
+    SIMULATION,
     Flag,
     add_flags,
     add_hardware,
@@ -47,7 +49,7 @@ LLAMA_CPP = (
     Flag("--flash-attention", "on/off", "fused attention"),
     Flag("--n-cpu-moe", "N", "layers whose experts stay in RAM"),
 )
-SPEED = (CONCURRENCY, INPUT_TOKENS, OUTPUT_TOKENS)
+SPEED = (CONCURRENCY, INPUT_TOKENS, OUTPUT_TOKENS, CALIBRATION)
 
 
 def register(parser: Parser) -> None:
@@ -58,6 +60,7 @@ def register(parser: Parser) -> None:
     add_flags(parser, "configuration", CONFIGURATION)
     add_flags(parser, "llama.cpp", LLAMA_CPP)
     add_flags(parser, "requests, for the speed", SPEED)
+    add_flags(parser, "simulation", SIMULATION)
 
 
 def run(args: Namespace) -> int:

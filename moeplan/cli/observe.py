@@ -29,7 +29,8 @@ def register(parser: Parser) -> None:
 
 def run(args: Namespace) -> int:
     """Print the comparison. 0 when the prediction holds, 1 when it differs, 3 when there is nothing to compare."""
-    options = options_of(args)
+    # Here it is where the measurement goes, not what the prediction is made with.
+    options = {name: value for name, value in options_of(args).items() if name != "calibration"}
     from moeplan.observing import observe
 
     with progress_bar("reading") as progress:

@@ -12,13 +12,16 @@ from moeplan.cli.parser import Parser, did_you_mean
 from moeplan.text_safe import shortened
 from planner.errors import BadRequest
 
-SCHEMAS: Final = ("plan", "grid", "inventory", "memory", "observation", "calibration", "cost", "recommend", "verify")
+SCHEMAS: Final = (
+    "plan", "grid", "inventory", "memory", "check", "observation", "calibration", "bench", "validation", "cost",
+    "recommend", "verify",
+)  # fmt: skip
 FOLDER: Final = Path(__file__).parent.parent / "schemas"
 
 
 def register(parser: Parser) -> None:
     """Which schema, or ``--write``."""
-    parser.usage = "%(prog)s plan | grid | inventory | memory | observation | calibration | cost | recommend | verify"
+    parser.usage = f"%(prog)s {' | '.join(SCHEMAS)}"
     parser.add_argument("name", metavar="NAME", nargs="?", help=", ".join(SCHEMAS))
     parser.add_argument("--write", action="store_true", help="renew the checked-in files from the types")
 
@@ -45,9 +48,12 @@ def derived(name: str) -> str:
     from pydantic import BaseModel
 
     from hwdetect.inventory import Inventory
+    from moeplan.bench_report import BenchReport
     from moeplan.calibration import Calibration
     from moeplan.observing import ObservationReport
+    from moeplan.validating import Validation
     from planner.cost_report import CostReport
+    from planner.findings import CheckReport
     from planner.grid import Grid
     from planner.memory_report import MemoryReport
     from planner.plan import Plan
@@ -59,8 +65,11 @@ def derived(name: str) -> str:
         "grid": Grid,
         "inventory": Inventory,
         "memory": MemoryReport,
+        "check": CheckReport,
         "observation": ObservationReport,
         "calibration": Calibration,
+        "bench": BenchReport,
+        "validation": Validation,
         "cost": CostReport,
         "recommend": RecommendReport,
         "verify": VerifyReport,

@@ -60,8 +60,11 @@ def shards_of(request: Request, release: PricedRelease, config: Config, *, visio
 def absorbed_mla_bytes(model: ModelSpec, tp: int, first: int, stop: int) -> int:
     """Bytes of the bf16 copies of kv_b that decode uses: W_UK and W_UV per layer and rank.
 
-    Engines keep them beside the stored projection: 2 * heads / tp * (nope + v) * kv_lora_rank per layer.
+    Engines keep them beside the stored projection: 2 * heads / tp * (nope + v) * kv_lora_rank per layer. Attention
+    over the cached state itself, which has no part without rope to expand, has none.
     """
+    if not model.nope_dim:
+        return 0
     total = 0
     for group in model.kv_groups:
         if group.layout == "mla":

@@ -63,18 +63,34 @@ class Vllm:
         sparse = any(group.index_head_dim for group in request.model.kv_groups)
         return ("bf16", "fp8_ds_mla") if sparse else ("bf16", "fp8")
 
+    def refused_nodes(self, config: Config) -> tuple[str, str] | None:
+        """A data-parallel replica has whole nodes, or a node has whole replicas.
+
+        The rest is refused by vLLM 0.33.0 ``config/parallel.py`` nnodes_within_dp, or grouped otherwise than planned.
+        """
+        replica, on_node = config.tp * config.pp, config.world // config.nodes_used
+        if config.nodes_used == 1 or on_node % replica == 0 or replica % on_node == 0:
+            return None
+        return (
+            f"data-parallel replicas of {replica} GPUs would straddle nodes of {on_node}",
+            "use a tp x pp that divides a node's GPUs or is a multiple of them",
+        )
+
     def price(self, request: Request, release: PricedRelease, config: Config) -> Priced:
         """Weights, activation, buffers and the KV pool of every pipeline stage."""
         group = config.group
         assert group is not None
         gpu = group.gpu
+        # vLLM takes its share of the whole GPU, and refuses to start where less than that is free.
+        held = gpu.occupied
         if not config.utilization:
             default = self.facts.at("gpu_memory_utilization", config.version).value
-            config = config._replace(utilization=default)
+            free = int(100 * gpu.visible_low / (gpu.visible_low + held)) / 100 if held else 1.0
+            config = config._replace(utilization=min(default, free))
         shards = shards_of(request, release, config, vision_sharded=False)
-        usable = int(gpu.visible * config.utilization)
-        usable_low = int(gpu.visible_low * config.utilization)
-        usable_high = int(gpu.visible_high * config.utilization)
+        usable = int((gpu.visible + held) * config.utilization)
+        usable_low = int((gpu.visible_low + held) * config.utilization)
+        usable_high = int((gpu.visible_high + held) * config.utilization)
         fixed = self._fixed_entries(request, release, config)
         graphs = self._graph_entry(request, config)
         inside = bool(self.facts.at("graphs_inside_budget", config.version).value)
@@ -99,7 +115,11 @@ class Vllm:
                     f"--gpu-memory-utilization {config.utilization:g}, which leaves "
                     f"{(gpu.visible - usable) / 2**30:.1f} GiB: lower it or use --enforce-eager"
                 )
-        return fit(request, config, shards, pool, devices, warnings)
+        priced = fit(request, config, shards, pool, devices, warnings)
+        if usable_low > gpu.visible_low:
+            reason = f"other processes hold {held / 2**30:.1f} GiB: vLLM starts only where its whole share is free"
+            return priced._replace(verdict="no", reason=reason)
+        return priced
 
     def _fixed_entries(
         self, request: Request, release: PricedRelease, config: Config
@@ -220,19 +240,21 @@ class Vllm:
         if config.kv_dtype != "bf16":
             add("kv_dtype", config.kv_dtype)
         if request.settings.enforce_eager:
-            arguments.append("--enforce-eager")
+            add("eager")
         if model.vision is not None:
             if config.text_only:
-                add("text_only") if facts.has_flag("text_only", version) else arguments.extend(
-                    ("--limit-mm-per-prompt", '{"image": 0, "video": 0}')
-                )
+                if facts.has_flag("text_only", version):
+                    add("text_only")
+                else:
+                    add("media_limit", '{"image": 0, "video": 0}')
             elif facts.has_flag("vision_data_parallel", version):
                 add("vision_data_parallel", "data")
-        if model.tool_call_parser:
-            add("auto_tool_choice")
-            add("tool_parser", model.tool_call_parser)
-        if model.reasoning_parser:
-            add("reasoning_parser", model.reasoning_parser)
+        for kind, name in (("tool", model.tool_call_parser), ("reasoning", model.reasoning_parser)):
+            parser = facts.parser(kind, name, version) if name else None
+            if parser:
+                if kind == "tool":
+                    add("auto_tool_choice")
+                add(f"{kind}_parser", parser)
         if model.trust_remote_code:
             add("trust_remote_code")
         add("served_name", model.id)

@@ -25,10 +25,15 @@ from hwdetect.inventory import (
 )
 from planner.memory_report import ClaimVerdict, KvCacheRow, MemoryReport, ParameterCounts, WeightsRow
 from planner.plan import (
+    BudgetEntry,
     Candidate,
+    ChatMode,
+    ContainerImage,
     Cost,
     DeviceMemory,
+    Download,
     EngineRef,
+    Evidence,
     HardwareSummary,
     KvCache,
     Launch,
@@ -37,6 +42,7 @@ from planner.plan import (
     ModelRef,
     Offload,
     Parallel,
+    ParetoPoint,
     Performance,
     Plan,
     Quality,
@@ -45,6 +51,7 @@ from planner.plan import (
     Range,
     Rejection,
     SearchSummary,
+    Serving,
     WorkloadRef,
 )
 
@@ -142,6 +149,14 @@ def spread(low: float, expected: float, high: float) -> Range:
     return Range(low=low, expected=expected, high=high)
 
 
+def timed(what: str, milliseconds: float, share: float, bound_by: str, evidence: Evidence = "modelled") -> BudgetEntry:
+    seconds = milliseconds * 1e-3
+    return BudgetEntry(
+        what=what, seconds=seconds, low_s=seconds / 1.1, high_s=seconds * 1.1, share=share, bound_by=bound_by,
+        source=f"where {what} was timed", evidence=evidence,
+    )  # fmt: skip
+
+
 PERFORMANCE = Performance(
     decode_tokens_per_s_per_request=spread(31.4, 40.0, 52.0),
     decode_tokens_per_s_total=spread(502.4, 640.0, 832.0),
@@ -151,7 +166,26 @@ PERFORMANCE = Performance(
     effective_concurrency=16.0,
     bound_by="HBM",
     evidence="modelled",
+    budget=(
+        timed("routed experts", 15.0, 0.6, "HBM", "measured"),
+        timed("attention", 7.5, 0.3, "latency"),
+        timed("all-reduce", 2.5, 0.1, "link"),
+    ),
+    prompt_budget=(timed("routed experts", 250.0, 1.0, "compute"),),
 )
+SERVING = Serving(
+    served_name="model-a", port=8000, health="/health", head_port=29501, api_key_variable="VLLM_API_KEY",
+    api_key_flag=None, revision_flag="--revision", startup_s=14400, gpu_vendor="nvidia", shm_bytes=16 * GIB,
+    packages=("vllm==0.18.0",), repository="https://github.com/vllm-project/vllm",
+    image=ContainerImage(reference="vllm/vllm-openai:v0.18.0", source="its tags"), image_program=None,
+    download=Download(repository="org/Model-A"), local_path=None, needs_folder=False,
+    chat=(
+        ChatMode(mode="thinking", temperature=1.0, top_p=0.95, source="its card"),
+        ChatMode(
+            mode="instant", temperature=0.6, top_p=None, chat_template_kwargs={"thinking": False}, source="its card"
+        ),
+    ),
+)  # fmt: skip
 ARGV = ("vllm", "serve", "org/Model-A", "--tensor-parallel-size", "8", "--trust-remote-code", "--host", "127.0.0.1")
 
 
@@ -179,7 +213,7 @@ def fitting(rank: int = 1) -> Candidate:
             usd_per_hour=28.72, usd_per_million_output_tokens=spread(9.6, 12.4, 15.9), provider="Somebody",
             date="2026-08-27", source="their price list",
         ),
-        launch=Launch(argv=ARGV, env={"NCCL_DEBUG": "WARN"}),
+        launch=Launch(argv=ARGV, env={"NCCL_DEBUG": "WARN"}, serving=SERVING),
         warnings=("--trust-remote-code runs Python of the model's repository",),
         why="48.2 GiB free on the tightest device",
     )  # fmt: skip
@@ -222,7 +256,10 @@ def offloaded(rank: int = 2) -> Candidate:
                 facts=(QualityFact(suite="suite-a", metric="kld", value=0.0709, source="a table"),),
             ),
             "cost": None,
-            "launch": Launch(argv=("llama-server", "--model", "a b.gguf", "--host", "127.0.0.1")),
+            "launch": Launch(
+                argv=("llama-server", "--model", "a b.gguf", "--host", "127.0.0.1"),
+                serving=SERVING.model_copy(update={"download": None, "local_path": "a b.gguf", "chat": ()}),
+            ),
             "warnings": (),
             "why": "experts of 23 layers stay in RAM",
         }
@@ -242,6 +279,15 @@ REJECTED = (
     ),
     Rejection(engine="sglang", quantization="org/int4", parallel=None, reason="the engine has no such kernel", count=3),
 )  # fmt: skip
+
+
+def point(candidate: Candidate) -> ParetoPoint:
+    return ParetoPoint(
+        tokens_per_s_per_user=40.0, tokens_per_s_per_gpu=80.0, total_tokens_per_s_per_gpu=400.0, concurrency=16,
+        tpot_s=spread(0.0192, 0.025, 0.0318), ttft_s=spread(0.24, 0.3, 0.37), engine=candidate.engine,
+        quantization=candidate.quantization, parallel=candidate.parallel, kv_dtype="fp8", gpus=8, bound_by="HBM",
+        rank=1,
+    )  # fmt: skip
 
 
 def plan_of(candidates: tuple[Candidate, ...], rejected: tuple[Rejection, ...] = REJECTED) -> Plan:
@@ -264,6 +310,7 @@ def plan_of(candidates: tuple[Candidate, ...], rejected: tuple[Rejection, ...] =
         inventory={},
         objective="balanced",
         candidates=candidates,
+        pareto=tuple([point(candidate) for candidate in candidates[:1]]),
         rejected=rejected,
         search=SearchSummary(
             evaluated=1234, fitting=sum(one.fits for one in candidates),
@@ -305,6 +352,7 @@ def two_node_plan() -> Plan:
             (*shared, "0", "--master-addr", "HEAD_ADDRESS", "--host", "127.0.0.1"),
             (*shared, "1", "--dist-init-addr", "HEAD_ADDRESS:5000", "--headless"),
         ),
+        serving=SERVING,
     )
     changed = {"memory": Memory(devices=devices), "launch": launch, "parallel": Parallel(tp=8, pp=2, dp=1, ep=1, dcp=1)}
     return plan_of((fitting().model_copy(update=changed),))

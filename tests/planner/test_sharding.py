@@ -122,10 +122,10 @@ def test_stages_add_up_to_the_model(name: str, pp: int) -> None:
 @pytest.mark.parametrize("pp", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 def test_the_devices_of_all_stages_hold_the_model_once(engine: str, pp: int) -> None:
-    one = priced_of(gpu="8xH200", nodes=4, engine=engine, tp=4, pp=1)
-    divided = priced_of(gpu="8xH200", nodes=4, engine=engine, tp=4, pp=pp)
+    one = priced_of(gpu="8xH200", nodes=8, engine=engine, tp=8, pp=1)
+    divided = priced_of(gpu="8xH200", nodes=8, engine=engine, tp=8, pp=pp)
     assert len(divided.devices) == pp
-    assert sum(device.copies for device in divided.devices) == 4 * pp
+    assert sum(device.copies for device in divided.devices) == 8 * pp
     known = ("routed experts", "attention, shared and dense layers, router, norms", "embedding", "vision tower")
 
     def weights(what: str, priced: object) -> int:
