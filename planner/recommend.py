@@ -244,7 +244,7 @@ def _share(request: Request, offer: Offer, copies: int) -> Request:
     bounds = request.bounds
     if bounds.min_throughput is not None:
         bounds = replace(bounds, min_throughput=bounds.min_throughput / copies)
-    releases = tuple([one for one in request.releases if one.tensors.bytes <= room])
+    releases = tuple([one.afresh() for one in request.releases if one.tensors.bytes <= room])
     return replace(request, machine=_machine(offer), demand=demand, bounds=bounds, releases=releases)
 
 

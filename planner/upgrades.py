@@ -23,8 +23,6 @@ from profiles.prices import Prices
 FASTER_RAM: Final = 2.0
 """Twice the bandwidth: a platform with twice the channels."""
 RAM_STEPS: Final = (2, 4)
-WORTH_SAYING: Final = 1.02
-"""Smaller gains than this are less than the model can tell."""
 MORE_BITS: Final = 1.05
 """More bits per parameter than this many times today's are a better quantization."""
 SMALLER: Final = 3
@@ -58,7 +56,6 @@ def have_report(request: Request, prices: Prices) -> out.Have:
     same = request if today is None else replace(request, releases=(today.release,))
     rows = [_row(request, change, today) for change in _changes(request, same, today, prices)]
     met = verdict == "fits" and not why
-    rows = [row for row in rows if (row.gain or 0.0) > WORTH_SAYING or row.more_bits or (row.meets_target and not met)]
     return out.Have(
         description=summary_text(request.machine),
         meets_target=met,
@@ -72,7 +69,7 @@ def have_report(request: Request, prices: Prices) -> out.Have:
 def _fastest(request: Request) -> Found | None:
     """The best configuration, whether or not it keeps the bounds of speed."""
     bounds = Bounds(max_kld=request.bounds.max_kld, quality_suite=request.bounds.quality_suite)
-    free = replace(request, bounds=bounds)
+    free = replace(request, bounds=bounds, releases=tuple([one.afresh() for one in request.releases]))
     return min(search(free).found, key=lambda one: score(free, one), default=None)
 
 
