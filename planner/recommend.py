@@ -18,6 +18,7 @@ from planner import recommend_report as out
 from planner.assemble import candidate
 from planner.cost_report import ApiWay, Mix
 from planner.costing import api_ways
+from planner.engines import ENGINE_NAMES
 from planner.hardware import describe, machine_of
 from planner.machine import Machine
 from planner.offers import (
@@ -36,8 +37,8 @@ from planner.search import Found, broken_bound, score, search
 from profiles.prices import STALE_DAYS, Prices, staleness
 
 Progress = Callable[[int, int], None]
-SEARCHES: Final = 26
-REQUANTIZED_SEARCHES: Final = 3
+SEARCHES: Final = 20
+REQUANTIZED_SEARCHES: Final = 2
 """Searches of each list and kind of weights at most; what is dearer than those is counted and not searched."""
 COPIES: Final = 64
 """Copies of one machine at most."""
@@ -152,15 +153,27 @@ class _Searcher:
             fewest = min(one.nodes for one in alike)
             largest = max([one for one in alike if one.nodes == fewest], key=memory_bytes)
             wanted = self.request.demand.concurrency
-            found, alone_s = self.best(_share(self.request, largest, wanted))
+            found, alone_s = self._quickly(_share(self.request, largest, wanted))
             all_s = alone_s
             if found is not None and wanted > 1:
-                # An estimate of the copies needs no second engine; what they are tried with is searched whole.
+                # An estimate of the copies needs one engine; what they are tried with is searched whole.
                 together = _share(self.request, largest, 1)
-                _, all_s = self.best(replace(together, narrow=replace(together.narrow, engine=found.engine.name)))
+                engine = found.engine.name
+                flat = 1 if engine == ENGINE_NAMES[0] else together.narrow.pp
+                _, all_s = self.best(replace(together, narrow=replace(together.narrow, engine=engine, pp=flat)))
             passed = found is not None and alone_s is not None
             self._groups[offer.group] = _Group(alone_s or 0.0, all_s, largest.gpus) if passed else None
         return self._groups[offer.group]
+
+    def _quickly(self, asked: Request) -> tuple[Found | None, float | None]:
+        """With the first engine and without pipelines; whatever else there is only where that finds nothing."""
+        if asked.narrow.engine is None:
+            first = replace(asked, narrow=replace(asked.narrow, engine=ENGINE_NAMES[0], pp=asked.narrow.pp or 1))
+            found, fastest_s = self.best(first)
+            if found is not None:
+                return found, fastest_s
+            self.searched -= 1
+        return self.best(asked)
 
     def copies(self, offer: Offer, group: _Group) -> int:
         """Copies to try first: requests that one holds lie on the line from alone to all, in proportion to its GPUs."""
