@@ -150,3 +150,10 @@ def run_memory(options: Options, *, claims: bool) -> MemoryReport:
     from planner.calculator import memory_report
 
     return memory_report(options, read_model(options.model), GENERATED_BY, claims=claims)
+
+
+def with_quality(model: str, report: MemoryReport) -> MemoryReport:
+    """The report with what the model's quantizations cost in quality."""
+    from planner.quality import quality_view
+
+    return report.model_copy(update={"quality": quality_view(read_model(model))})

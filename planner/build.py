@@ -16,7 +16,7 @@ from planner.options import Options
 from planner.quantities import parse_count, parse_duration, parse_fraction, parse_tokens, shown
 from planner.request import OBJECTIVES, Bounds, Demand, Narrow, PricedRelease, Request, Settings, Traffic
 from profiles.engines import UnknownVersion, version_tuple
-from profiles.library import find_releases
+from profiles.library import find_releases, quality_of
 from profiles.mixtures import UnknownMixture, release_tensors
 from profiles.model import ModelSpec, Release
 from profiles.names import UnknownName
@@ -44,6 +44,8 @@ def build_request(
     if narrow.engine != "llama.cpp" and narrow.tp is not None and model.heads % narrow.tp:
         allowed = ", ".join(str(ways) for ways in divisors(model.heads))
         raise BadRequest(f"--tp: {narrow.tp} does not divide the {model.heads} attention heads; {allowed} are allowed")
+    bounds = _bounds(options)
+    _one_suite(bounds, model, releases)
     return Request(
         model=model,
         machine=machine,
@@ -51,7 +53,7 @@ def build_request(
         releases=releases,
         settings=settings,
         narrow=narrow,
-        bounds=_bounds(options),
+        bounds=bounds,
         objective=_choice(options.objective, "--objective", OBJECTIVES, "balanced"),  # type: ignore[arg-type]
         top=parse_count(options.top, "--top", high=1000) if options.top is not None else 5,
         exact=exact,
@@ -241,6 +243,19 @@ def _bounds(options: Options) -> Bounds:
         max_kld=number(options.max_kld, "--max-kld"),
         quality_suite=options.quality_suite,
     )
+
+
+def _one_suite(bounds: Bounds, model: ModelSpec, releases: Iterable[PricedRelease]) -> None:
+    """Values of different suites cannot be compared. Raises ``BadRequest`` where the text names several."""
+    if bounds.quality_suite is None:
+        return
+    wanted = bounds.quality_suite.casefold()
+    losses = [loss for one in releases for loss in quality_of(model.id, one.release)]
+    suites = sorted(
+        {loss.suite for loss in losses if "kl" in loss.metric.casefold() and wanted in loss.suite.casefold()}
+    )
+    if len(suites) > 1 and wanted not in [suite.casefold() for suite in suites]:
+        raise BadRequest(f"--quality-suite: {shown(bounds.quality_suite)} names several; {', '.join(suites)} are known")
 
 
 def _releases(options: Options, model: ModelSpec, engine: str | None, *, exact: bool) -> tuple[PricedRelease, ...]:

@@ -37,8 +37,8 @@ from planner.search import Found, broken_bound, score, search
 from profiles.prices import STALE_DAYS, Prices, staleness
 
 Progress = Callable[[int, int], None]
-SEARCHES: Final = 20
-REQUANTIZED_SEARCHES: Final = 2
+SEARCHES: Final = 26
+REQUANTIZED_SEARCHES: Final = 3
 """Searches of each list and kind of weights at most; what is dearer than those is counted and not searched."""
 COPIES: Final = 64
 """Copies of one machine at most."""
