@@ -54,8 +54,8 @@ PAGES: Final = (
     ),
     Page(
         "team", "One node of eight H200 for a team of fifty",
-        "Fifty people code with Kimi K2.5 at 128k context on one 8x H200 node. Does it hold them all at once, how fast is "
-        "it for each, what does it cost against the API, and would something else be cheaper?",
+        "Fifty people code with Kimi K2.5 at 128k context on one 8x H200 node. Does it hold them all at once, how fast "
+        "is it for each, what does it cost against the API, and would something else be cheaper?",
         (
             f"plan kimi-k2.5 --gpu 8xH200 --ram 2TiB --context 128k --concurrency 50 --output {PLAN}",
             f"cost {PLAN} --utilization 0.3 --cached-share 0.5 --electricity 0.15",
@@ -73,8 +73,8 @@ PAGES: Final = (
     ),
     Page(
         "company", "API or own nodes at two billion tokens a month",
-        "A company uses two billion tokens a month, three input tokens for each output token. Should it rent or buy nodes, "
-        "or stay with an API?",
+        "A company uses two billion tokens a month, three input tokens for each output token. Should it rent or "
+        "buy nodes, or stay with an API?",
         (
             "plan kimi-k2.5 --gpu 8xH200 --ram 2TiB --context 64k --concurrency 32 --input-tokens 3072 "
             f"--output-tokens 1024 --output {PLAN}",
@@ -118,9 +118,8 @@ def page(one: Page) -> str:
         folder = Path(name)
         for command in one.commands:
             done = ran(command, folder)
-            answers.append(
-                f"- `moeplan {command.split()[0]}`: {sentence(json.loads(ran(f'{command} --json', folder).stdout))}"
-            )
+            value = json.loads(ran(f"{command} --json", folder).stdout)
+            answers.append(f"- `moeplan {command.split()[0]}`: {sentence(value)}")
             parts += ["```console", f"$ moeplan {command}", done.stdout.rstrip(), "```", ""]
     head = [f"# {one.title}", "", f"> {one.question}", "", "Made by `python -m examples.make`.", "", *answers, ""]
     return "\n".join([*head, *parts])

@@ -436,11 +436,13 @@ def _tokens_per_month(request: Request, ways: Sequence[out.Way], terms: Terms) -
 def _why(rent: Sequence[out.Way], buy: Sequence[out.Way], api: Sequence[ApiWay], tallies: Sequence[Tally]) -> str:
     told = []
     if api:
-        told.append(f"API: {api[0].provider} at {api[0].usd_per_month:,.0f} a month")
+        told.append(f"API: {api[0].provider} for {api[0].usd_per_month:,.0f} a month")
     for name, ways, tally in (("rent", rent, tallies[0]), ("buy", buy, tallies[1])):
         if ways:
-            floor = "" if ways[0].complete else "at least "
-            told.append(f"{name}: {ways[0].name} at {floor}{ways[0].usd_per_month:,.0f} a month")
+            first = ways[0]
+            floor = "" if first.complete else "at least "
+            without = f", not counting {' and '.join(first.left_out)}" if first.left_out else ""
+            told.append(f"{name}: {first.name} for {floor}{first.usd_per_month:,.0f} a month{without}")
         else:
             more = f", {tally.dearer} dearer ones were not searched" if tally.dearer else ""
             told.append(f"{name}: nothing of {tally.searched} machines searched meets the target{more}")
