@@ -61,6 +61,13 @@ class Options:
     flash_attention: str | None = None
     n_cpu_moe: str | None = None
     enforce_eager: bool = False
+    mm_encoder_tp_mode: str | None = None
+    max_loras: str | None = None
+    max_lora_rank: str | None = None
+    cpu_offload_gb: str | None = None
+    speculative: str | None = None
+    speculative_tokens: str | None = None
+    calibration: str | None = None
 
     def __post_init__(self) -> None:
         """Raises ``BadRequest`` for a value of the wrong type, or one that no file name and no number can hold."""

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 
 from planner.machine import Machine
 from profiles.mixtures import ReleaseTensors
+from profiles.drafters import Drafter
 from profiles.model import ModelSpec, Release
 
 Objective = Literal["balanced", "throughput", "latency", "context", "cost", "quality"]
@@ -52,6 +53,11 @@ class Settings:
     flash_attention: bool | None = None
     n_cpu_moe: int | None = None
     enforce_eager: bool = False
+    vision_sharded: bool = False
+    max_loras: int = 0
+    max_lora_rank: int = 0
+    cpu_offload_bytes: int = 0
+    draft_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +118,4 @@ class Request:
     top: int = 5
     exact: bool = False
     workload_given: bool = True
+    drafter: Drafter | None = None

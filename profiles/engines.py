@@ -73,6 +73,10 @@ class EngineFacts:
             self._known[key, version] = known
         return known
 
+    def has_fact(self, key: str, version: str) -> bool:
+        """Whether there is a fact of this key in that version."""
+        return _valid(self._facts.get(key, []), version) is not None
+
     def flag(self, key: str, version: str) -> str:
         """The spelling of a flag in that version. Raises ``MissingFact`` when the version does not have it."""
         row = _valid(self._flags.get(key, []), version)

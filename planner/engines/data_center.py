@@ -10,8 +10,6 @@ from planner.machine import Gpu, GpuGroup
 from planner.request import PricedRelease, Request
 from profiles.engines import EngineFacts
 
-LARGE_GPU_BYTES = 70 * (1 << 30)
-"""From this size on, the engines choose larger defaults."""
 HOPPER_AND_DATA_CENTER_BLACKWELL = (9, 10)
 
 
@@ -25,6 +23,8 @@ class PoolEngine(Protocol):
     def facts(self) -> EngineFacts: ...
 
     def kv_dtypes(self, request: Request, version: str) -> tuple[str, ...]: ...
+
+    def default_step(self, gpu: Gpu, version: str, tp: int) -> tuple[int, int]: ...
 
 
 def layouts(
@@ -160,20 +160,17 @@ def _with_settings(
     dcp: int,
     sharing: bool,
 ) -> Config:
-    settings, facts = request.settings, engine.facts
-    large = group.gpu.capacity >= LARGE_GPU_BYTES
+    settings = request.settings
+    default_sequences, default_batched = engine.default_step(group.gpu, version, tp)
     sequences = settings.max_num_seqs
     if sequences is None:
-        default = int(facts.at("max_num_seqs", version).value)
-        if request.exact:
-            sequences = default if large else min(default, 256)
-        else:
+        sequences = default_sequences
+        if not request.exact:
             needed = -(-request.demand.concurrency // dp)
-            sequences = min(default, max(64, 1 << (needed - 1).bit_length()))
+            sequences = min(sequences, max(64, 1 << (needed - 1).bit_length()))
     batched = settings.max_num_batched_tokens
     if batched is None:
-        batched = int(facts.at("max_num_batched_tokens", version).value)
-        batched = batched if large else min(batched, 2048)
+        batched = default_batched
     return Config(
         engine.name,
         version,
@@ -190,6 +187,10 @@ def _with_settings(
         text_only=settings.text_only,
         attention_dp=sharing,
         own_experts=dp > 1 and not sharing and not engine.replicas_share_experts,
+        vision_sharded=settings.vision_sharded,
+        lora=(settings.max_loras, settings.max_lora_rank),
+        draft_tokens=settings.draft_tokens or request.drafter.tokens if request.drafter is not None else 0,
+        cpu_offload=settings.cpu_offload_bytes,
     )
 
 
