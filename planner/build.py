@@ -8,7 +8,7 @@ from typing import Final
 
 from formulas.kv_cache import KV_DTYPES
 from formulas.units import GIB
-from planner.engines import ENGINE_NAMES
+from planner.engines import NAMED_ENGINES
 from planner.engines.base import divisors
 from planner.errors import BadRequest
 from planner.machine import Machine
@@ -76,7 +76,7 @@ def _narrow(options: Options) -> Narrow:
     def rank(text: str | None, flag: str) -> int | None:
         return parse_count(text, flag, high=MAX_RANKS) if text is not None else None
 
-    engine = _choice(options.engine, "--engine", ENGINE_NAMES, "") or None
+    engine = _choice(options.engine, "--engine", NAMED_ENGINES, "") or None
     if options.engine_version is not None:
         if engine is None:
             raise BadRequest("--engine-version needs --engine")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from planner.machine import Machine
-from profiles.mixtures import ReleaseTensors
 from profiles.drafters import Drafter
+from profiles.mixtures import ReleaseTensors
 from profiles.model import ModelSpec, Release
 
 Objective = Literal["balanced", "throughput", "latency", "context", "cost", "quality"]

@@ -33,7 +33,7 @@ EXPERT_ROWS: Final[frozenset[Role]] = frozenset(("expert_gate", "expert_up", "ex
 EXPERT_COLUMNS: Final[frozenset[Role]] = frozenset(("expert_down",))
 MXFP4_BLOCK: Final = 32
 SWIZZLED_ROWS: Final = 256
-"""Rows of a matrix that Triton's MXFP4 scale layout on Hopper takes together (triton_kernels hopper_scale.py, 8 warps)."""
+"""Rows that Triton's MXFP4 scale layout on Hopper takes together (triton_kernels hopper_scale.py, 8 warps)."""
 VISION_ROLES: Final[frozenset[Role]] = frozenset(("vision_column", "vision_row", "vision_other", "projector"))
 
 
@@ -99,7 +99,7 @@ class ExpertPadding(NamedTuple):
         4804608
         """
         if len(shape) == 1:
-            return tensor_bytes(storage_format("fp32" if self.wide_bias else group.format), shape)
+            return tensor_bytes(storage_format("f32" if self.wide_bias else group.format), shape)
         rows, columns = (self.hidden, self.width) if group.role in EXPERT_COLUMNS else (self.width, self.hidden)
         padded = (_up(shape[-2], rows), _up(shape[-1], columns))
         size = tensor_bytes(storage_format(group.format), (*shape[:-2], *padded))

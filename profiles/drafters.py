@@ -17,9 +17,9 @@ _FILE = Path(__file__).parent / "drafters.toml"
 class Drafter(NamedTuple):
     """One drafter of a model. All zeros with ``method`` ``mtp``: its layers are in the target's own tensor list.
 
-    ``matrix_bytes`` are divided by tensor parallelism, as is the vocabulary, ``vocabulary_bytes``; an engine that shares
-    the target's embedding or head with the drafter saves at most ``shareable_bytes`` of them. ``kv_layers`` layers of
-    ``n_kv_heads`` heads cache keys and values, or one latent of ``latent_width`` where that is not 0.
+    ``matrix_bytes`` are divided by tensor parallelism, as is the vocabulary, ``vocabulary_bytes``; an engine that
+    shares the target's embedding or head with the drafter saves at most ``shareable_bytes`` of them. ``kv_layers``
+    layers of ``n_kv_heads`` heads cache keys and values, or one latent of ``latent_width`` where that is not 0.
     """
 
     method: str

@@ -16,6 +16,7 @@ from profiles.drafters import MTP
 from profiles.model import ModelSpec
 
 CHECKPOINT = "tensor list of the release"
+NO_DRAFTED_SPEED = "the speed is that of decoding without the drafter, whose memory is counted"
 GGUF_REASON = "GGUF files are for llama.cpp and KTransformers"
 
 
@@ -189,7 +190,7 @@ def drafter_kv_bytes(request: Request, kv_dtype: str, tp: int) -> int:
 
 
 def drafter_entries(request: Request, config: Config, shards: ShardTable, tp: int) -> list[Entry]:
-    """Weights of the drafter on a rank of the last stage; sharing the target's embedding or head saves the difference."""
+    """Weights of the drafter on a rank of the last stage; more where embedding and head are not shared."""
     drafter, model = request.drafter, request.model
     if drafter is None or not config.draft_tokens:
         return []

@@ -6,14 +6,17 @@ outside PyTorch (collective buffers) and, since 0.20, CUDA graphs; the rest is K
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Final, Literal
 
 from formulas.units import GIB
 from planner.engines import data_center
 from planner.engines.base import Config, LaunchSpec, Priced, Refusal, gpu_environment
+from planner.engines.constraints import advice
 from planner.engines.tensor_parallel import (
     GGUF_REASON,
+    NO_DRAFTED_SPEED,
     drafter_entries,
     fit,
     pool_and_devices,
@@ -122,7 +125,11 @@ class Vllm:
             stages.append((entries, usable, usable_low, usable_high))
         block = int(facts.at("mla_block_tokens" if request.model.uses_mla else "block_tokens", version).value)
         pool, devices = pool_and_devices(request, release, config, shards, stages, block)
-        warnings = []
+        warnings = [*advice(request, release, config, facts)]
+        if config.draft_tokens:
+            warnings.append(NO_DRAFTED_SPEED)
+        if config.cpu_offload:
+            warnings.append("offloaded weights cross PCIe in every step, which the speed does not count")
         if not inside and graphs is not None:
             suffix = "tp_bytes" if config.world > 1 else "tp1_bytes"
             outside = graphs.bytes + facts.at(f"present_before_start_{suffix}", version).value
@@ -167,8 +174,8 @@ class Vllm:
         low, expected, high = found.text
         yield ranged(
             "compute", "peak activation", expected, low, high,
-            "max(forward, sampler) + kept workspace of the experts; forward = max(2 T (3 ffn / TP + 4 hidden), attention, "
-            "experts), sampler = c x vocabulary x sequences",
+            "max(forward, sampler) + kept workspace of the experts; forward = max(2 T (3 ffn / TP + 4 hidden), "
+            "attention, experts), sampler = c x vocabulary x sequences",
             facts.at("sampler_bytes_per_vocab_and_sequence", version).source,
         )  # fmt: skip
         if found.vision is not None:
@@ -243,13 +250,21 @@ class Vllm:
             add("kv_dtype", config.kv_dtype)
         if request.settings.enforce_eager:
             arguments.append("--enforce-eager")
+        if config.lora[0]:
+            arguments += ["--enable-lora", "--max-loras", str(config.lora[0]), "--max-lora-rank", str(config.lora[1])]
+        if config.cpu_offload:
+            arguments += ["--cpu-offload-gb", f"{config.cpu_offload / GIB:g}"]
+        if config.draft_tokens and request.drafter is not None:
+            chosen = {"method": request.drafter.method, "num_speculative_tokens": config.draft_tokens}
+            named = {"model": request.drafter.release} if request.drafter.release else {}
+            arguments += ["--speculative-config", json.dumps(chosen | named)]
         if model.vision is not None:
             if config.text_only:
                 add("text_only") if facts.has_flag("text_only", version) else arguments.extend(
                     ("--limit-mm-per-prompt", '{"image": 0, "video": 0}')
                 )
             elif facts.has_flag("vision_data_parallel", version):
-                add("vision_data_parallel", "data")
+                add("vision_data_parallel", "weights" if config.vision_sharded else "data")
         if model.tool_call_parser:
             add("auto_tool_choice")
             add("tool_parser", model.tool_call_parser)

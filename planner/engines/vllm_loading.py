@@ -1,4 +1,4 @@
-"""What loading adds to a checkpoint's shard in vLLM, or takes from it: padding, LoRA slots, ROCm's count, offloading."""
+"""What loading in vLLM adds to a checkpoint's shard, or takes from it: padding, LoRA slots, ROCm's count, offload."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def lora_entries(model: ModelSpec, config: Config, tp: int) -> list[Entry]:
 
 
 def rocm_entries(facts: EngineFacts, version: str, gpu: Gpu, shards: ShardTable) -> list[Entry]:
-    """What ROCm's count of loaded weights contains beside them: the last layer's freed blocks, and the driver's growth."""
+    """What ROCm's count of loaded weights contains beside them: a layer's freed blocks, and the driver's growth."""
     if gpu.vendor != "amd" or not facts.at("rocm_counts_freed_blocks", version).value:
         return []
     layer = max([shard.expert * shard.experts for shard in shards.layers], default=0)
@@ -105,7 +105,8 @@ def offload_entry(config: Config, entries: list[Entry]) -> Entry:
     """Weights that ``--cpu-offload-gb`` moves to RAM, at most all of them."""
     weights = sum([entry.bytes for entry in entries if entry.kind == "weights"])
     moved = min(config.cpu_offload, weights)
-    return exact("weights", "offloaded to RAM", -moved, "--cpu-offload-gb per GPU", "vLLM 0.33.0 vllm/config/offload.py")
+    source = "vLLM 0.33.0 vllm/config/offload.py"
+    return exact("weights", "offloaded to RAM", -moved, "--cpu-offload-gb per GPU", source)
 
 
 def offload_devices(request: Request, config: Config) -> list[Device]:

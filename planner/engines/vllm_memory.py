@@ -116,7 +116,7 @@ def vision_run(model: ModelSpec, config: Config, patches_each: int) -> VisionRun
 
 
 def vision_is_sharded(model: ModelSpec, config: Config) -> bool:
-    """Whether the tower is divided over the ranks: on request, and where its heads divide (vLLM ``models/vision.py``)."""
+    """Whether the tower is divided over the ranks: on request, and where its heads divide (``models/vision.py``)."""
     vision = model.vision
     return vision is not None and config.vision_sharded and not vision.heads % config.tp
 

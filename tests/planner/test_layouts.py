@@ -164,13 +164,14 @@ def test_kv_heads_are_divided_or_replicated() -> None:
     """Grok-like geometry: 8 KV heads of 48 query heads at tp 6 are neither."""
     from dataclasses import replace
 
-    from planner.engines.data_center import refused_layout
+    from planner.engines.constraints import refused_layout
+    from profiles.engines import load_engine
 
     request = request_of("llama-3.1-70b", exact=True, gpu="8xH100", engine="vllm", tp=2)
     model = replace(request.model, heads=48, kv_groups=(request.model.kv_groups[0]._replace(n_kv_heads=8),))
     config = priced_of("llama-3.1-70b", gpu="8xH100", engine="vllm", tp=2).config
     odd = replace(request, model=model)
-    assert refused_layout(odd, request.releases[0], config._replace(tp=6)) == (
+    assert refused_layout(odd, request.releases[0], config._replace(tp=6), load_engine(config.engine)) == (
         "8 KV heads are neither divided nor replicated by tp 6", "use tp 1, 2, 4, 8",
     )  # fmt: skip
-    assert refused_layout(odd, request.releases[0], config._replace(tp=4)) is None
+    assert refused_layout(odd, request.releases[0], config._replace(tp=4), load_engine(config.engine)) is None
