@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
+from moeplan.calibrating import observed_starts
 from moeplan.cli.progress import progress_bar
 from moeplan.hub import Progress, fetch_hub_model, is_hub_id
 from planner.assemble import make_plan
@@ -92,6 +94,10 @@ def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Pla
     inventory, source = read_inventory(options)
     machine = machine_of(inventory, source)
     request = build_request(options, model, machine, exact=exact)
+    observed, notes = observed_starts(options.calibration, model, inventory, machine, source, request)
+    if observed or notes:
+        machine = machine._replace(notes=(*machine.notes, *notes))
+        request = replace(request, observed=observed, machine=machine)
     outcome = search(request, progress)
     return make_plan(request, outcome, _inventory_dict(inventory), GENERATED_BY)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from planner.machine import Machine
 from profiles.drafters import Drafter
 from profiles.mixtures import ReleaseTensors
 from profiles.model import ModelSpec, Release
+
+if TYPE_CHECKING:
+    from planner.calibrate import ObservedStart
 
 Objective = Literal["balanced", "throughput", "latency", "context", "cost", "quality"]
 OBJECTIVES: Final = ("balanced", "throughput", "latency", "context", "cost", "quality")
@@ -119,3 +122,4 @@ class Request:
     exact: bool = False
     workload_given: bool = True
     drafter: Drafter | None = None
+    observed: tuple[ObservedStart, ...] = ()

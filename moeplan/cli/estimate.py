@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from moeplan.cli.arguments import (
+    CALIBRATION,
     CONCURRENCY,
     CONTEXT,
     ENGINE,
@@ -55,6 +56,7 @@ LLAMA_CPP = (
     Flag("--flash-attention", "on/off", "fused attention"),
     Flag("--n-cpu-moe", "N", "layers whose experts stay in RAM"),
 )
+MEASURED = (CALIBRATION,)
 SPEED = (CONCURRENCY, INPUT_TOKENS, OUTPUT_TOKENS)
 
 
@@ -66,6 +68,7 @@ def register(parser: Parser) -> None:
     add_flags(parser, "configuration", CONFIGURATION)
     add_flags(parser, "llama.cpp", LLAMA_CPP)
     add_flags(parser, "requests, for the speed", SPEED)
+    add_flags(parser, "measurements", MEASURED)
 
 
 def run(args: Namespace) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from moeplan.cli.arguments import (
     BOUNDS,
+    CALIBRATION,
     NARROWING,
     WORKLOAD,
     Flag,
@@ -37,6 +38,7 @@ def register(parser: Parser) -> None:
     add_flags(parser, "bounds", BOUNDS)
     add_flags(parser, "narrow the search", NARROWING)
     add_flags(parser, "answer", ANSWER)
+    add_flags(parser, "measurements", (CALIBRATION,))
 
 
 def run(args: Namespace) -> int:
