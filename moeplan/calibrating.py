@@ -116,5 +116,6 @@ def _priced_again(startup: Startup, model: ModelSpec, machine: Machine, path: Pa
         observed,
         terms_of(priced[0].devices[0]),
         resolution,
+        request.settings.enforce_eager,
         f"start-up of {startup.observed_at}, {path.name}, log {startup.log_sha256[:12]}",
     )

@@ -33,13 +33,17 @@ REST: Final = "rest of the reserve"
 
 
 class ObservedStart(NamedTuple):
-    """One start-up on this machine: its resolved configuration, what the log shows, and what is computed for it."""
+    """One start-up on this machine: its resolved configuration, what the log shows, and what is computed for it.
+
+    ``eager``: it ran without CUDA graphs.
+    """
 
     config: Config
     quantization: str
     observed: Mapping[Term, int]
     predicted: Mapping[Term, int]
     resolution: int
+    eager: bool
     source: str
 
 
@@ -93,7 +97,9 @@ def calibrated(request: Request, release: PricedRelease, priced: Priced) -> Pric
     near = [
         start
         for start in request.observed
-        if start.quantization == quantization and same_layout(start.config, config)
+        if start.quantization == quantization
+        and start.eager == request.settings.enforce_eager
+        and same_layout(start.config, config)
     ]
     if not near:
         return priced

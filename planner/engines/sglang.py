@@ -25,7 +25,7 @@ from planner.engines.tensor_parallel import (
     shards_of,
     weight_entries,
 )
-from planner.ledger import Entry, exact, ranged
+from planner.ledger import Entry, Kind, exact, ranged
 from planner.machine import Gpu
 from planner.request import PricedRelease, Request
 from planner.sharding import ShardTable
@@ -72,10 +72,12 @@ class Sglang:
         )
         shards = shards_of(request, release, config, vision_sharded=False)
         before, growth = self._start(config, gpu)
+        # SGLang prints what loading took of the device, so that on ROCm the growth is part of its weights.
+        kind: Kind = "weights" if gpu.vendor == "amd" else "overhead"
         fixed = [
-            *self._replicas(request, release, config, gpu, shards),
+            *self._replicas(config, gpu, shards),
             ranged(
-                "overhead", "CUDA context and collective buffers", growth.value, growth.low, growth.high,
+                kind, "CUDA context and collective buffers", growth.value, growth.low, growth.high,
                 "what loading takes beside the weights", growth.source, "measured",
             ),
         ]  # fmt: skip
@@ -103,9 +105,7 @@ class Sglang:
         key = "before_load_tp_bytes" if config.world > 1 else "before_load_tp1_bytes"
         return facts.at(key, version), facts.at("load_growth_bytes", version)
 
-    def _replicas(
-        self, request: Request, release: PricedRelease, config: Config, gpu: Gpu, shards: ShardTable
-    ) -> Iterator[Entry]:
+    def _replicas(self, config: Config, gpu: Gpu, shards: ShardTable) -> Iterator[Entry]:
         """Shared experts that old versions copy once per rank on ROCm, less the share that each rank has anyway."""
         fact = self.facts.at("replicated_shared_experts_rocm", config.version)
         shared = sum([shard.shared for shard in shards.layers])
