@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from math import log
 from typing import NamedTuple
 
-from planner.cost import cheapest_rent
 from planner.calibrate import calibrated
+from planner.cost import cheapest_rent
 from planner.engines import ENGINE_NAMES, load_engine_model
 from planner.engines.base import Config, Engine, Priced, Refusal
 from planner.ledger import shortest

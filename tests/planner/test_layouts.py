@@ -11,7 +11,6 @@ import pytest
 from planner.search import search
 from tests.planner.planning import outcome_of, priced_of, request_of
 
-
 CONFIGS = Path(__file__).parents[1] / "profiles" / "data" / "configs"
 
 

@@ -14,7 +14,7 @@ GIB = 2**30
 CONFIGS = Path(__file__).parents[1] / "profiles" / "data" / "configs"
 
 
-def sglang(model: str = "deepseek-r1", **given: Any) -> Priced:
+def sglang(model: str = "deepseek-r1", **given: object) -> Priced:
     return priced_of(model, **({"gpu": "8xH200", "engine": "sglang", "tp": 8} | given))
 
 

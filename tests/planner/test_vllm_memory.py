@@ -21,7 +21,7 @@ def entry(priced: Priced, what: str) -> float:
     return sum(one.bytes for one in priced.devices[-1].entries if one.what == what) / GIB
 
 
-def vllm(model: str = "kimi-k2.5", **given: Any) -> Priced:
+def vllm(model: str = "kimi-k2.5", **given: object) -> Priced:
     return priced_of(model, **({"gpu": "8xH200", "engine": "vllm", "tp": 8} | given))
 
 
