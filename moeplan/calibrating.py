@@ -10,13 +10,13 @@ from moeplan.text_safe import printable
 from planner.build import build_request
 from planner.calibrate import CALIBRATED, ObservedStart, terms_of
 from planner.errors import BadRequest, Undetermined
+from planner.hardware import machine_of
 from planner.options import Options
 from planner.search import search
 
 if TYPE_CHECKING:
     from hwdetect.inventory import Inventory
     from planner.machine import Machine
-    from planner.request import Request
     from profiles.model import ModelSpec
 
 HARDWARE: Final = (
@@ -27,20 +27,15 @@ MOST_STARTUPS: Final = 20
 
 
 def observed_starts(
-    choice: str | None,
-    model: ModelSpec,
-    inventory: Inventory,
-    machine: Machine,
-    source: Literal["flags", "detected", "file"],
-    request: Request,
+    options: Options, model: ModelSpec, inventory: Inventory, source: Literal["flags", "detected", "file"]
 ) -> tuple[tuple[ObservedStart, ...], tuple[str, ...]]:
-    """Start-ups that the request's configurations may be calibrated with, newest first, and notes on those left out.
+    """Start-ups that the configurations asked for may be calibrated with, newest first, and notes on those left out.
 
     ``auto`` reads what was stored of the machine in front, or of the inventory given, and nothing for hardware that is
     only described. A file that was named is read for described hardware too. Raises ``BadRequest`` for one that is of
     another machine, or no calibration.
     """
-    choice = choice or AUTO
+    choice = options.calibration or AUTO
     if choice == NONE or (choice == AUTO and source == "flags"):
         return (), ()
     here = fingerprint(inventory)
@@ -53,12 +48,13 @@ def observed_starts(
         raise BadRequest(f"--calibration {printable(choice)}: no such file")
     if found.fingerprint != here and source != "flags":
         raise BadRequest(f"--calibration {printable(choice)}: it is of another machine, {found.machine[:80]}")
+    machine = machine_of(inventory, source)
     starts: list[ObservedStart] = []
     notes: list[str] = []
     for startup in list(reversed(found.startups))[:MOST_STARTUPS]:
         if startup.model != model.id or startup.engine not in CALIBRATED:
             continue
-        stale = _stale(startup, request)
+        stale = _stale(startup, options)
         start = None if stale else _priced_again(startup, model, machine, path)
         if start is not None:
             starts.append(start)
@@ -67,15 +63,14 @@ def observed_starts(
     return tuple(starts), tuple(dict.fromkeys(notes))
 
 
-def _stale(startup: Startup, request: Request) -> str:
-    """Why a start-up says nothing of this request's engine; empty where it does."""
+def _stale(startup: Startup, options: Options) -> str:
+    """Why a start-up says nothing of the engine asked for; empty where it does."""
     from planner.engines import load_engine_model
     from profiles.engines import UnknownVersion, version_tuple
 
-    narrow = request.narrow
-    if narrow.engine not in (None, startup.engine):
+    if options.engine not in (None, startup.engine):
         return ""
-    wanted = narrow.engine_version or load_engine_model(startup.engine).facts.default_version
+    wanted = options.engine_version or load_engine_model(startup.engine).facts.default_version
     try:
         same = version_tuple(startup.engine_version) == version_tuple(wanted)
     except UnknownVersion:

@@ -14,12 +14,13 @@ from moeplan.cli.progress import progress_bar
 from moeplan.hub import Progress, fetch_hub_model, is_hub_id
 from planner.assemble import make_plan
 from planner.build import build_request
+from planner.calibrate import ObservedStart
 from planner.errors import BadRequest, Undetermined
 from planner.hardware import describe, machine_of
 from planner.memory_report import MemoryReport
 from planner.options import Options
 from planner.plan import Plan
-from planner.search import search
+from planner.search import no_collection, search
 from profiles.config_reader import BadConfig, UnknownFamily
 from profiles.headers.errors import BadModelFile
 from profiles.library import load_model
@@ -27,7 +28,7 @@ from profiles.model import ModelSpec
 from profiles.names import AmbiguousName, UnknownName
 
 GENERATED_BY = f"moeplan {__version__}"
-MAX_INVENTORY_BYTES = 64 << 20
+MAX_INVENTORY_BYTES = 512 << 20
 Source = Literal["flags", "detected", "file"]
 
 
@@ -90,16 +91,41 @@ def _inventory_file(path: Path) -> Inventory:
 
 def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Plan:
     """``plan``, or with ``exact`` ``estimate``."""
-    model = read_model(options.model)
-    inventory, source = read_inventory(options)
-    machine = machine_of(inventory, source)
-    request = build_request(options, model, machine, exact=exact)
-    observed, notes = observed_starts(options.calibration, model, inventory, machine, source, request)
-    if observed or notes:
-        machine = machine._replace(notes=(*machine.notes, *notes))
-        request = replace(request, observed=observed, machine=machine)
-    outcome = search(request, progress)
-    return make_plan(request, outcome, _inventory_dict(inventory), GENERATED_BY)
+    with no_collection():
+        model = read_model(options.model)
+        inventory, source = read_inventory(options)
+        observed, notes = observed_starts(options, model, inventory, source)
+        return plan_on(
+            options, model, inventory, source, exact=exact, progress=progress, observed=observed, notes=notes
+        )  # fmt: skip
+
+
+def plan_on(
+    options: Options,
+    model: ModelSpec,
+    inventory: Inventory,
+    source: Source,
+    *,
+    exact: bool = False,
+    progress: Progress | None = None,
+    observed: tuple[ObservedStart, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> Plan:
+    """The plan of a model and hardware that have been read: no file, no machine, the same answer anywhere."""
+    with no_collection():
+        machine = machine_of(inventory, source)
+        if notes:
+            machine = machine._replace(notes=(*machine.notes, *notes))
+        request = build_request(options, model, machine, exact=exact)
+        if observed:
+            request = replace(request, observed=observed)
+        if not exact and len(machine.nodes) > 1:
+            from planner.fleet import is_fleet, plan_fleet
+
+            if is_fleet(machine):
+                return plan_fleet(request, inventory, GENERATED_BY, progress)
+        outcome = search(request, progress)
+        return make_plan(request, outcome, _inventory_dict(inventory), GENERATED_BY)
 
 
 def _inventory_dict(inventory: Inventory) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from moeplan.text import (
     table,
     verbatim,
 )
+from moeplan.text_fleet import fleet_view
 from moeplan.text_ledger import free_style, ledgers, memory_table, tightest
 from moeplan.text_numbers import gib, gib_span, plural, span, span_of
 from moeplan.text_rejections import best_remedy, rejections_view
@@ -34,6 +35,8 @@ MAX_QUALITY_FACTS = 3
 def plan_view(plan: Plan, *, explain: bool = False, default_workload: bool = False) -> RenderableType:
     """The ranking, the best candidate in full, and what was rejected. ``explain`` adds every ledger."""
     parts: list[RenderableType | None] = [header(plan, default_workload=default_workload)]
+    if plan.fleet is not None:
+        parts.append(fleet_view(plan.fleet))
     if plan.candidates:
         best = plan.candidates[0]
         parts += [

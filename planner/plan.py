@@ -261,6 +261,40 @@ class SearchSummary(Record):
     rejected: int
 
 
+class FleetPool(Record):
+    """Equal nodes of a fleet and the replica that they run; without one, ``why`` says what is in the way.
+
+    ``concurrency`` and ``decode_tokens_per_s_total`` are those of all replicas together. ``stranded_gpus`` serve
+    nothing: those of spare nodes, and those that a replica leaves idle.
+    """
+
+    description: str
+    nodes: int
+    node_names: tuple[str, ...]
+    gpus_per_node: int
+    candidate_rank: int | None
+    nodes_per_replica: int | None
+    replicas: int
+    spare_nodes: int
+    stranded_gpus: int
+    idle_gpus_per_replica: int
+    concurrency: float
+    decode_tokens_per_s_total: Range | None
+    why: str
+
+
+class Fleet(Record):
+    """Many nodes as pools of replicas, and their sums."""
+
+    pools: tuple[FleetPool, ...]
+    nodes: int
+    gpus: int
+    replicas: int
+    stranded_gpus: int
+    concurrency: float
+    decode_tokens_per_s_total: Range
+
+
 class Plan(Record):
     """The answer: ranked candidates, what was rejected and why, and everything it was computed from."""
 
@@ -278,6 +312,7 @@ class Plan(Record):
     candidates: tuple[Candidate, ...]
     rejected: tuple[Rejection, ...]
     search: SearchSummary
+    fleet: Fleet | None = None
     notes: tuple[str, ...] = ()
 
     def to_json(self, *, indent: int | None = 2) -> str:

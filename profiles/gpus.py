@@ -99,6 +99,7 @@ def gpu_keys() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (_HARDWARE / "gpu").glob("*.toml")))
 
 
+@functools.cache
 def load_gpu(key: str) -> GpuFacts:
     """The facts under an exact key (see `resolve_gpu_name`); raises `UnknownName`."""
     if key not in gpu_keys():

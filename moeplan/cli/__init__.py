@@ -19,6 +19,7 @@ from moeplan.text_safe import printable, shortened
 COMMANDS: Final = {
     "plan": "rank every engine, quantization and layout of a model on a machine",
     "estimate": "price exactly one configuration, with its memory ledger",
+    "grid": "plans for many models, machines and workloads",
     "memory": "weights by quantization and class, KV cache by layout and dtype",
     "detect": "this machine, every value with where it comes from",
     "launch": "write the start script of a plan",

@@ -21,7 +21,7 @@ from moeplan.text_plan import estimate_view, plan_view
 from moeplan.text_rejections import best_remedy, reasons
 from moeplan.text_safe import printable
 from planner.memory_report import MemoryReport
-from planner.plan import Plan, Rejection
+from planner.plan import Fleet, FleetPool, Plan, Range, Rejection
 from profiles.cpus import cpu_keys, load_cpu
 from profiles.gpus import gpu_keys, load_gpu
 from profiles.library import load_model
@@ -47,6 +47,30 @@ def test_plan_where_nothing_fits(empty_plan: Plan, golden: Golden) -> None:
 
 def test_plan_over_two_nodes(two_node_plan: Plan, golden: Golden) -> None:
     golden("plan_two_nodes.txt", drawn(plan_view(two_node_plan)))
+
+
+def test_plan_over_a_fleet(plan: Plan, golden: Golden) -> None:
+    rate = Range(low=432_000, expected=540_000, high=675_000)
+    pools = (
+        FleetPool(
+            description="8x h200-sxm-141, 2,048 GiB RAM", nodes=1001, node_names=("n0",), gpus_per_node=8,
+            candidate_rank=1, nodes_per_replica=2, replicas=500, spare_nodes=1, stranded_gpus=8,
+            idle_gpus_per_replica=0, concurrency=4000, decode_tokens_per_s_total=rate,
+            why="2 nodes together hold one replica",
+        ),
+        FleetPool(
+            description="1x l4-24, 32 GiB RAM", nodes=3, node_names=("n1", "n2", "n3"), gpus_per_node=1,
+            candidate_rank=None, nodes_per_replica=None, replicas=0, spare_nodes=3, stranded_gpus=3,
+            idle_gpus_per_replica=0, concurrency=0, decode_tokens_per_s_total=None,
+            why="weights and buffers alone exceed the usable memory of a GPU",
+        ),
+    )  # fmt: skip
+    fleet = Fleet(
+        pools=pools, nodes=1004, gpus=8011, replicas=500, stranded_gpus=11, concurrency=4000,
+        decode_tokens_per_s_total=rate,
+    )  # fmt: skip
+    one = plan.model_copy(update={"candidates": plan.candidates[:1], "rejected": (), "fleet": fleet})
+    golden("plan_fleet.txt", drawn(plan_view(one)))
 
 
 def test_estimate_that_fits(plan: Plan, golden: Golden) -> None:

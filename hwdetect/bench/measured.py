@@ -1,0 +1,49 @@
+"""What a benchmark leaves behind for the planner: times of kernels by series, as data.
+
+A calibration file holds a list of ``MeasuredSeries`` under ``kernels``; the planner reads them, nothing else does.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class MeasuredPoint(BaseModel):
+    """One measured case of a series: seconds (median, quartiles), and the work it was measured on.
+
+    ``distinct_experts`` is the mean over the iterations, null for kernels without experts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    batch: int
+    context: int = 0
+    median_s: float
+    low_s: float
+    high_s: float
+    bytes: float
+    flops: float
+    distinct_experts: float | None = None
+    stable: bool = True
+
+
+class MeasuredSeries(BaseModel):
+    """All points of one kernel at one shape, measured by one provider on one machine.
+
+    ``series`` is ``KernelCase.series``; ``threads`` are the CPU threads used, null on a GPU. ``reference_bytes_per_s``
+    is the memory bandwidth measured between the points, null where none was.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    series: str
+    provider: str
+    version: str
+    date: str
+    device: str
+    routing: Literal["uniform", "power_law", "replay", "none"] = "none"
+    threads: int | None = None
+    reference_bytes_per_s: float | None = None
+    points: tuple[MeasuredPoint, ...]
