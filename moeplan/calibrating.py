@@ -43,7 +43,13 @@ def observed_starts(
     assert path is not None
     if choice == AUTO and not path.exists():
         return (), ()
-    found = read(path)
+    try:
+        found = read(path)
+    except BadRequest as error:
+        if choice != AUTO:
+            raise
+        # What nobody named must not stand in the way of a plan.
+        return (), (f"measurements of this machine are not used: {error}",)
     if found is None:
         raise BadRequest(f"--calibration {printable(choice)}: no such file")
     if found.fingerprint != here and source != "flags":

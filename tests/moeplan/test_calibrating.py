@@ -117,6 +117,13 @@ def test_a_file_that_is_no_calibration(tmp_path: Path, machine: str, content: st
         estimate(LLAMA, inventory=machine, calibration=str(path), **SAME)
 
 
+def test_a_broken_file_that_nobody_named_is_left_out(observed: str, machine: str) -> None:
+    Path(observed).write_text("[", encoding="utf-8")
+    found = estimate(LLAMA, inventory=machine, **SAME)
+    assert "weights as loaded" not in evidence(only(found))
+    assert any("measurements of this machine are not used" in note for note in found.notes)
+
+
 def test_a_start_up_that_cannot_be_priced_again_is_left_out(observed: str, machine: str) -> None:
     path = Path(observed)
     stored = json.loads(path.read_text(encoding="utf-8"))
