@@ -102,7 +102,8 @@ def _priced_again(startup: Startup, model: ModelSpec, machine: Machine, path: Pa
         outcome = search(request)
     except (BadRequest, Undetermined, TypeError, LookupError):
         return None
-    priced = [one.priced for one in (*outcome.found, *outcome.missed) if one.priced is not None]
+    priced = [found.priced for found in outcome.found]
+    priced += [missed.priced for missed in outcome.missed if missed.priced is not None]
     observed = {
         row.term: int(row.observed)
         for row in startup.rows

@@ -114,8 +114,10 @@ def offload_devices(request: Request, config: Config) -> list[Device]:
     assert config.group is not None
     group, rows = config.group, []
     ranks = config.world // config.nodes_used
+    nodes = request.machine.nodes
     for node in group.nodes[: config.nodes_used]:
-        host = request.machine.nodes[node].host
+        # What would fit is also asked for more nodes than there are, like the first.
+        host = nodes[node if node < len(nodes) else group.nodes[0]].host
         ram = host.ram or 0
         held = exact("weights", "offloaded weights", config.cpu_offload * ranks, f"{ranks} GPUs", "--cpu-offload-gb")
         rows.append(Device(node, "host", 0, 1, host.name, ram, ram, ram, ram, ram, (held,)))
