@@ -141,7 +141,12 @@ class Vllm:
                 )
         if config.cpu_offload:
             devices = (*devices, *offload_devices(request, config))
-        return fit(request, config, shards, pool, devices, warnings)
+        priced = fit(request, config, shards, pool, devices, warnings)
+        if priced.verdict == "no" and min(devices, key=lambda device: device.free_high).kind == "host":
+            known = all(device.capacity for device in devices)
+            missing = "the offloaded weights do not fit in RAM" if known else "the size of RAM is not known (--ram)"
+            priced = priced._replace(reason=missing)
+        return priced
 
     def _fixed_entries(
         self, request: Request, release: PricedRelease, config: Config, gpu: Gpu, shards: ShardTable

@@ -45,7 +45,14 @@ SINGLE: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
         {"gpu": "8xH200", "quant": "int4", "tp": 8, "max_model_len": 8192, "max_num_seqs": 17}
         | {"max_num_batched_tokens": 4096},
     ),
+    (
+        "kimi-k2.5",
+        {"gpu": "8xH200", "ram": "1TiB", "quant": "int4", "tp": 8, "mm_encoder_tp_mode": "weights"}
+        | {"cpu_offload_gb": "2.5"},
+    ),
+    ("deepseek-r1", {"gpu": "8xH200", "quant": "fp8", "tp": 8, "speculative": "mtp", "speculative_tokens": 2}),
     ("qwen3-235b-a22b", {"gpu": "4xH200", "quant": "bf16", "tp": 4, "ep": 4, "enforce_eager": True}),
+    ("llama-3.1-70b", {"gpu": "4xH100", "quant": "bf16", "tp": 4, "max_loras": 3, "max_lora_rank": 32}),
     ("llama-3.1-70b", {"gpu": "4xH100", "quant": "bf16", "tp": 4, "kv_dtype": "fp8"}),
 )
 QUANTIZATION: Final = {"int4": "compressed-tensors", "fp8": "fp8", "nvfp4": "modelopt_fp4", "bf16": None}

@@ -180,6 +180,14 @@ def test_offloaded_weights_are_in_ram() -> None:
     assert (host.kind, host.total("weights")) == ("host", 80 * GIB)
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [({}, "the size of RAM is not known (--ram)"), ({"ram": "64GiB"}, "the offloaded weights do not fit in RAM")],
+)
+def test_offloading_needs_ram(given: dict[str, Any], reason: str) -> None:
+    assert vllm(cpu_offload_gb=10, **given).reason == reason
+
+
 @pytest.mark.parametrize("gpu", ["8xH100", "8xA100-80"])
 @pytest.mark.parametrize("version", ["0.15", "0.19", "0.22", "0.33"])
 def test_kimi_k25_on_eighty_gigabytes_is_never_called_impossible(gpu: str, version: str) -> None:
