@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
+from formulas.units import GIB
 from planner.engines.base import Config, Refusal, divisors, powers_of_two
 from planner.engines.constraints import refused_layout, too_old, unsupported_gpu, unsupported_kv
 from planner.machine import Gpu, GpuGroup
 from planner.request import PricedRelease, Request
 from profiles.engines import EngineFacts
+
+SMALL_GPU_BYTES: Final = 35 * GIB
+"""Below this size a step of 4,096 tokens leaves little, so that the search asks for smaller ones."""
 
 
 class PoolEngine(Protocol):
@@ -171,6 +175,8 @@ def _with_settings(
     batched = settings.max_num_batched_tokens
     if batched is None:
         batched = default_batched
+        if not request.exact and group.gpu.capacity < SMALL_GPU_BYTES:
+            batched = min(batched, 2048)
     return Config(
         engine.name,
         version,

@@ -30,12 +30,10 @@ CPU_METHODS: Final = {
     "int4_g32": ("RAWINT4", ("avx512f", "avx2")),
     "fp8_block128": ("FP8", ("avx512f", "avx2")),
     "bf16": ("BF16", ("avx512f", "avx2")),
-    "mxfp4": ("MXFP4", ("avx512_bf16", "avx2")),
-    "nvfp4": ("NVFP4", ("avx2",)),
 }
 """kt-kernel method and the CPU flags that can run it, best first, by the experts' storage format.
 
-Source: kt-kernel 0.7.2 ``kt_kernel/utils/amx.py``: all but NVFP4 have an AVX-512 or AMX kernel, and one for AVX2.
+Source: kt-kernel 0.7.2 ``kt_kernel/utils/amx.py``: each has an AVX-512 or AMX kernel, and one for AVX2.
 """
 GPU_EXPERT_STEPS: Final = (0, 1, 2, 4, 8, 16, 32, 64, 96, 128, 180, 256)
 
