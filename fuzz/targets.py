@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from profiles.headers import BadModelFile, TensorInfo, load_json_object, read_gguf, read_safetensors
 from profiles.headers.safetensors_header import DTYPE_BITS
@@ -74,7 +74,10 @@ def _check_safetensors(path: Path) -> None:
 
 def _check_index(path: Path) -> None:
     checkpoint = read_safetensors(path)
-    _require(len(set(checkpoint.names)) == len(checkpoint.names) > 0, "names")
+    expected = load_json_object(path, _JSON_LIMIT_BYTES, "fuzzed")
+    _require(isinstance(expected.get("weight_map"), dict), "a weight_map that the general parser does not see")
+    _require(checkpoint.names == tuple(cast("dict[str, str]", expected["weight_map"])), "names")
+    _require(checkpoint.metadata == expected.get("metadata", {}), "metadata")
     _require(checkpoint.tensors is None and checkpoint.files == (), "found shards where there are none")
 
 

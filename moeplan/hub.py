@@ -1,5 +1,7 @@
 """Models on the Hugging Face hub: ``org/name``, or ``org/name:quantization`` for one of its GGUF quantizations.
 
+``org/name@revision`` is a branch, a tag or a commit other than the main branch.
+
 Read are the configuration, the index and, where those two do not settle the size, the headers of the weight files.
 Weights are never read. Needs the extra ``hub``, which is imported when a model is asked for.
 """
@@ -13,15 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from moeplan.hub_gguf import GgufSet, choose, gguf_sets
 from moeplan.text_safe import shortened
 from planner.errors import BadRequest
-from profiles.config_reader import UnknownFamily
+from profiles.config_reader import BadConfig, UnknownFamily
 from profiles.headers.errors import BadModelFile, quoted
-from profiles.headers.safetensors import MAX_INDEX_BYTES
-from profiles.headers.strictjson import load_json_object
+from profiles.headers.safetensors_index import MAX_INDEX_BYTES, read_index
 from profiles.library import load_model, model_ids
 from profiles.model import ModelSpec
 from profiles.weights.projector import is_projector_name
@@ -38,7 +39,10 @@ SINGLE_FILE: Final = "model.safetensors"
 MAX_CONFIG_BYTES: Final = 16 << 20
 
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
-_ID = re.compile(rf"(?P<repository>{_PART}/{_PART})(?::(?P<quantization>[A-Za-z0-9._-]{{1,96}}))?")
+_REVISION = r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,94}[A-Za-z0-9])?"
+_ID = re.compile(
+    rf"(?P<repository>{_PART}/{_PART})(?:@(?P<revision>{_REVISION}))?(?::(?P<quantization>[A-Za-z0-9._-]{{1,96}}))?"
+)
 _FILE_SUFFIXES = (".json", ".gguf", ".safetensors")
 
 
@@ -58,7 +62,7 @@ class HubModel:
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether a text has the form ``org/name`` or ``org/name:quantization`` and does not end like a file.
+    """Whether a text has the form ``org/name[@revision][:quantization]`` and does not end like a file.
 
     >>> is_hub_id("moonshotai/Kimi-K2.5"), is_hub_id("unsloth/Kimi-K2.5-GGUF:UD-Q2_K_XL"), is_hub_id("./folder")
     (True, True, False)
@@ -67,7 +71,7 @@ def is_hub_id(text: str) -> bool:
 
 
 def fetch_hub_model(text: str, progress: Progress | None = None) -> HubModel:
-    """The model that ``org/name[:quantization]`` names, and what it was read from.
+    """The model that ``org/name[@revision][:quantization]`` names, and what it was read from.
 
     ``progress`` is called with the steps done (one for each file) and the steps known so far. Raises ``BadRequest``
     where the user can mend it (no such repository, gated, no such quantization, extra missing), ``Undetermined`` where
@@ -75,14 +79,14 @@ def fetch_hub_model(text: str, progress: Progress | None = None) -> HubModel:
     """
     named = _ID.fullmatch(text)
     if named is None:
-        raise BadRequest(f"{shortened(text)} is no repository; org/name or org/name:quantization is allowed")
+        raise BadRequest(f"{shortened(text)} is no repository; org/name[@revision][:quantization] is allowed")
     try:
-        from moeplan.hub_client import Hub
+        from moeplan.hub_client import MAIN, Hub
     except ModuleNotFoundError:
         raise BadRequest(f"install moeplan[hub] to read {text}") from None
     hub = Hub(progress or _unwatched)
     hub.expect(1)
-    repository = hub.repository(named["repository"])
+    repository = hub.repository(named["repository"], named["revision"] or MAIN)
     hub.step_done()
     sets = gguf_sets(repository.files)
     has_safetensors = any(path.endswith(".safetensors") for path in repository.files)
@@ -107,7 +111,7 @@ def _scratch(repository: Repository) -> Iterator[Path]:
             yield folder
         except BadModelFile as bad:
             raise BadModelFile(f"{repository.id}/{Path(bad.file).name}", bad.problem) from None
-        except UnknownFamily as error:
+        except (BadConfig, UnknownFamily) as error:
             raise type(error)(str(error).replace(str(folder), repository.id)) from None
 
 
@@ -166,9 +170,7 @@ class _Visit:
             spec = load_model(index)
             if spec.releases[0].published_bytes == sum(group.bytes for group in spec.tensors):
                 return spec, f"{CONFIG} and total_size of {INDEX} agree to the byte", INDEX
-            # The reader of the model has just checked its form.
-            weight_map = cast("dict[str, str]", load_json_object(index, MAX_INDEX_BYTES, "index")["weight_map"])
-            paths, main = tuple(sorted(set(weight_map.values()))), INDEX
+            paths, main = tuple(sorted(set(read_index(index).weight_map.values()))), INDEX
         elif SINGLE_FILE in files:
             paths, main = (SINGLE_FILE,), SINGLE_FILE
         else:
@@ -184,7 +186,7 @@ class _Visit:
         """``spec`` under the repository's name; what is built in keeps its id to itself."""
         publisher, _, name = self._repository.id.rpartition("/")
         taken = name.casefold() in model_ids()
-        notes = (f"{source}: {note}", *filter(None, (self._repository.note,)))
+        notes = (f"{source}: {note}", *filter(None, (self._repository.note, self._repository.pin)))
         return replace(
             spec,
             id=f"{publisher}-{name}".casefold() if taken else name.casefold(),

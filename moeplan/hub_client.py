@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
+from urllib.parse import quote
 
 from huggingface_hub import constants, hf_hub_download, hf_hub_url, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -34,6 +35,7 @@ from profiles.headers.strictjson import JsonValue, load_json_object
 VISIT_S = 300.0
 """All requests about one model together. The headers of Kimi K2.5 are 31 MB in 64 files."""
 MAX_LISTING_BYTES = 16 << 20
+MAIN = "main"
 Progress = Callable[[int, int], None]
 
 # The client is built on httpx or on its successor, by version; its errors derive from that library's.
@@ -60,6 +62,14 @@ class Repository:
     files: Mapping[str, int | None]
     snapshot: Path | None = None
     note: str = ""
+    revision: str = MAIN
+
+    @property
+    def pin(self) -> str:
+        """What to remember where another than the main branch was asked for."""
+        if self.revision == MAIN:
+            return ""
+        return f"{self.id} was read at revision {self.revision}; a command that starts it must name that revision too"
 
     def address(self, path: str) -> str:
         """Where a person finds that file at that commit."""
@@ -91,22 +101,23 @@ class Hub:
         self._steps_done += 1
         self._progress(self._steps_done, self._steps)
 
-    def repository(self, repo_id: str) -> Repository:
-        """The main branch as it is now, or as the cache holds it where the hub cannot be asked."""
+    def repository(self, repo_id: str, revision: str = MAIN) -> Repository:
+        """A revision as it is now, or as the cache holds it where the hub cannot be asked."""
         try:
-            return self._current(repo_id)
+            return self._current(repo_id, revision)
         except (Unreachable, Offline) as error:
             reason = "HF_HUB_OFFLINE is set" if isinstance(error, Offline) else str(error)
-            cached = _cached(repo_id, f"read from the cache: {reason}")
+            cached = _cached(repo_id, revision, f"read from the cache: {reason}")
             if cached is None:
                 raise
             return cached
 
-    def _current(self, repo_id: str) -> Repository:
-        url = f"{constants.ENDPOINT}/api/models/{repo_id}?blobs=true"
+    def _current(self, repo_id: str, revision: str) -> Repository:
+        at_revision = "" if revision == MAIN else f"/revision/{quote(revision, safe='')}"
+        url = f"{constants.ENDPOINT}/api/models/{repo_id}{at_revision}?blobs=true"
         body = self._within_deadline(lambda: self._get(url, repo_id, MAX_LISTING_BYTES)[0])
         try:
-            return _listed(load_json_object(body, MAX_LISTING_BYTES, "listing"), repo_id)
+            return _listed(load_json_object(body, MAX_LISTING_BYTES, "listing"), repo_id, revision)
         except BadModelFile as bad:
             raise Undetermined(f"{self.endpoint} does not answer as the hub does: {bad}") from None
 
@@ -122,7 +133,7 @@ class Hub:
         def download() -> Path:
             watch = _watch(max_bytes, too_large)
             # By branch first: only so does the cache find it again without a network.
-            found = Path(hf_hub_download(repository.id, path, tqdm_class=watch))
+            found = Path(hf_hub_download(repository.id, path, revision=repository.revision, tqdm_class=watch))
             if repository.commit in found.parts:
                 return found
             return Path(hf_hub_download(repository.id, path, revision=repository.commit, tqdm_class=watch))
@@ -224,7 +235,7 @@ class Hub:
             raise Unreachable(f"{self.endpoint} takes more than the {self._visit_s:,.0f} s that a model may take")
 
 
-def _listed(listing: Mapping[str, JsonValue], repo_id: str) -> Repository:
+def _listed(listing: Mapping[str, JsonValue], repo_id: str, revision: str) -> Repository:
     """The repository that a listing describes. Raises ``BadModelFile``."""
     commit, siblings = listing.get("sha"), listing.get("siblings")
     name = listing.get("id", repo_id)
@@ -247,19 +258,20 @@ def _listed(listing: Mapping[str, JsonValue], repo_id: str) -> Repository:
         modified=modified[:10] if isinstance(modified, str) else "",
         license=license_name if isinstance(license_name, str) else "",
         files=files,
+        revision=revision,
     )
 
 
-def _cached(repo_id: str, note: str) -> Repository | None:
-    """What the cache holds of the main branch."""
+def _cached(repo_id: str, revision: str, note: str) -> Repository | None:
+    """What the cache holds of a revision."""
     try:
         # With no pattern at all the client refuses a snapshot that lacks any file, such as all of the weights.
-        snapshot = Path(snapshot_download(repo_id, local_files_only=True, allow_patterns=[]))
+        snapshot = Path(snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=[]))
     except LocalEntryNotFoundError:
         return None
     found = (Path(folder, name) for folder, _, names in os.walk(snapshot) for name in names)
     files = {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in found if path.is_file()}
-    return Repository(repo_id, snapshot.name, "", "", files, snapshot, note)
+    return Repository(repo_id, snapshot.name, "", "", files, snapshot, note, revision)
 
 
 def _is_plain(path: str) -> bool:

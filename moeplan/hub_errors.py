@@ -42,7 +42,7 @@ def refusal(status: int, headers: Mapping[str, str], repository: str, endpoint: 
     if code == "EntryNotFound":
         return BadRequest(f"{repository} lacks a file that it lists; try again")
     if code == "RevisionNotFound":
-        return BadRequest(f"{repository} is empty: it has no main branch")
+        return BadRequest(f"{repository} has no such revision, or is empty: a branch, a tag or a commit is allowed")
     if status == 401 and "credentials" in said.casefold():
         return BadRequest(f"{endpoint} refuses the token that is set; {LOG_IN}")
     if code == "RepoNotFound" or status in (401, 404):

@@ -12,11 +12,12 @@ from planner.errors import BadRequest, Undetermined
 from profiles.headers import gguf_cursor, safetensors_header
 from profiles.headers.errors import BadModelFile, quoted
 from profiles.headers.gguf import read_gguf
-from profiles.headers.safetensors import MAX_SET_HEADER_BYTES
 from profiles.headers.tensorinfo import MAX_SHARDS
 
 FIRST_BYTES = 1 << 20
 """Of a weight file, fetched at once: most headers are smaller."""
+MAX_FETCHED_BYTES = 512_000_000
+"""Of all files of a model. DeepSeek R1 has 163, of each of which `FIRST_BYTES` are fetched."""
 _GROWTH = 4
 # What the reader says of a header that goes on where the file ends; it has no kind of error for that alone.
 _CUT_OFF = "inside a header of at least"
@@ -35,8 +36,8 @@ def fetch_headers(hub: Hub, repository: Repository, paths: tuple[str, ...], fold
     for path in paths:
         copy = folder / PurePosixPath(path).name
         fetched_bytes += _Copy(hub, repository, path, copy).fetch()
-        if fetched_bytes > MAX_SET_HEADER_BYTES:
-            raise BadRequest(f"{repository.id}: more than the {MAX_SET_HEADER_BYTES:,} bytes of headers allowed")
+        if fetched_bytes > MAX_FETCHED_BYTES:
+            raise BadRequest(f"{repository.id}: more than the {MAX_FETCHED_BYTES:,} bytes of headers allowed")
         copies.append(copy)
         hub.step_done()
     return tuple(copies)

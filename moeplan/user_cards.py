@@ -17,6 +17,7 @@ from profiles.config_reader import read_config
 from profiles.headers.strictjson import load_json_object
 from profiles.library import built_in_id, load_model
 from profiles.model import ModelSpec
+from profiles.weights import holds_safetensors
 
 if TYPE_CHECKING:
     from moeplan.hub import HubModel
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 NOT_STATED = "not stated"
 
 _ID = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,62}[a-z0-9])?")
+_WEIGHTS = (".safetensors", ".safetensors.index.json")
 _CONFIG, _QUANT_CONFIG = "config.json", "hf_quant_config.json"
 
 
@@ -39,11 +41,16 @@ class CardContent:
 
 
 def content_from_path(path: Path) -> CardContent:
-    """A ``config.json``, or the folder that has one. Raises ``BadRequest`` and what ``load_model`` raises."""
-    config = path / _CONFIG if path.is_dir() else path
+    """A ``config.json``, or the folder that has one: with safetensors there, the size is what their headers hold.
+
+    Raises ``BadRequest`` and what ``load_model`` raises.
+    """
+    is_weights = path.name.endswith(_WEIGHTS)
+    config = path / _CONFIG if path.is_dir() else path.with_name(_CONFIG) if is_weights else path
     if config.suffix != ".json" or not config.is_file():
         raise BadRequest(f"{printable(str(path))}: a card is made of a {_CONFIG} or the folder that has one")
-    spec = load_model(config)
+    has_weights = is_weights or (path.is_dir() and holds_safetensors(path))
+    spec = load_model(path if has_weights else config)
     beside = config.with_name(_QUANT_CONFIG)
     day = datetime.fromtimestamp(config.stat().st_mtime, UTC).date()
     return CardContent(

@@ -324,7 +324,7 @@ def performance_of(speed: Speed) -> out.Performance:
 
 def quality_of_release(request: Request, release: Release) -> out.Quality:
     """What is known of the quality of a release."""
-    native = release.mixture == "native" and release.publisher != "hypothetical"
+    native = release.by_maker
     facts = tuple(
         [
             out.QualityFact(

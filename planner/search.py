@@ -162,7 +162,7 @@ def _likelihood(priced: Priced) -> tuple[int, int]:
 def too_lossy(request: Request, release: PricedRelease) -> str:
     """Why a release is excluded by ``--max-kld``; native weights lose nothing by definition."""
     bounds = request.bounds
-    if bounds.max_kld is None or release.release.mixture == "native":
+    if bounds.max_kld is None or release.release.by_maker:
         return ""
     wanted = (bounds.quality_suite or "").casefold()
     losses = [
@@ -228,7 +228,7 @@ def score(request: Request, found: Found) -> tuple[float, ...]:
         keys = (_loss(found), balanced)
     else:
         keys = (balanced,)
-    native = 0.0 if found.release.release.mixture == "native" and _is_makers(request, found) else 1.0
+    native = 0.0 if found.release.release.by_maker else 1.0
     rounded = 0.0 if priced.config.kv_dtype in ("bf16", "f16") else 1.0
     return (tight, paged, *keys, native, rounded, simple, tokens)
 
@@ -238,13 +238,9 @@ def _step(value: float) -> float:
     return float(round(log(max(value, 1e-12)) / log(1.04)))
 
 
-def _is_makers(request: Request, found: Found) -> bool:
-    return found.release.release.release == request.model.repository or found.release.release.publisher == "local"
-
-
 def _loss(found: Found) -> float:
     """Rank of the quality loss: native weights first, then more bits per parameter."""
-    return 0.0 if found.release.release.mixture == "native" else 1 - bits_per_parameter(found.release) / 32
+    return 0.0 if found.release.release.by_maker else 1 - bits_per_parameter(found.release) / 32
 
 
 def bits_per_parameter(release: PricedRelease) -> float:
@@ -258,7 +254,7 @@ def bits_per_parameter(release: PricedRelease) -> float:
 
 def _kept_bits(request: Request, found: Found) -> float:
     """Share of the bits of the maker's own release that this one keeps, at most 1; 0.95 for any re-quantization."""
-    native = [release for release in request.releases if release.release.mixture == "native"]
+    native = [release for release in request.releases if release.release.by_maker]
     if not native:
         return 1.0
     share = min(1.0, bits_per_parameter(found.release) / bits_per_parameter(native[0]))

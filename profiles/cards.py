@@ -176,7 +176,10 @@ def user_card_path(card_id: str) -> Path | None:
 def user_card_ids() -> tuple[str, ...]:
     """Ids of the user's cards, sorted, without those that a built-in model has."""
     folder = user_models_folder()
-    if folder is None or not folder.is_dir():
+    try:
+        if folder is None or not folder.is_dir():
+            return ()
+    except PermissionError:  # another user's home, as sudo leaves it
         return ()
     return tuple(sorted({path.stem for path in folder.glob("*.toml")}.difference(card_ids())))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from profiles.cards import BadCard, Card, card_ids, load_card, load_user_card, user_card_ids, user_card_path
-from profiles.config_reader import read_config
+from profiles.config_reader import BadConfig, read_config
+from profiles.families.fields import shown
 from profiles.headers.strictjson import load_json_object
 from profiles.llama_quantize import DEFAULT_TYPE
 from profiles.mixtures import UnknownMixture, base_type
@@ -50,10 +51,12 @@ def load_model(text_or_path: str | Path) -> ModelSpec:
     if isinstance(text_or_path, str) and (card_id := _card_id(text)):
         return _with_shadow_told(_built_in(card_id))
     if isinstance(text_or_path, str) and (card_id := _user_card_id(text)):
-        return _from_card(load_user_card(card_id))
+        return _as_made(_from_card(load_user_card(card_id)))
     path = Path(text)
     if text.strip() and _exists(path):
-        return _from_disk(path)
+        return _as_made(_from_disk(path))
+    if _means_path(text):
+        raise UnknownName("file or folder", text)
     raise UnknownName("model", text, _nearest(text))
 
 
@@ -101,6 +104,12 @@ def _nearest(text: str) -> list[str]:
     return list(dict.fromkeys(names[name] for name in near))[:3] or list(card_ids())
 
 
+def _means_path(text: str) -> bool:
+    """Whether a text can be nothing but a path: neither a model's name nor ``org/name`` looks like that."""
+    is_written_as_path = text.startswith(("/", "./", "../", "~")) or text.count("/") > 1 or "\\" in text
+    return is_written_as_path or text.casefold().endswith((".json", ".gguf", ".safetensors"))
+
+
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
@@ -110,7 +119,40 @@ def _exists(path: Path) -> bool:
 
 @cache
 def _built_in(card_id: str) -> ModelSpec:
-    return _from_card(load_card(card_id))
+    spec = _from_card(load_card(card_id))
+    return _marked(spec, lambda release: release.release == spec.repository and release.container == "safetensors")
+
+
+def _marked(spec: ModelSpec, is_by_maker: Callable[[Release], bool]) -> ModelSpec:
+    """With ``by_maker`` of every release in the formats of the configuration as ``is_by_maker`` says."""
+    releases = tuple(
+        replace(release, by_maker=True) if release.mixture == "native" and is_by_maker(release) else release
+        for release in spec.releases
+    )
+    return replace(spec, releases=releases)
+
+
+def _as_made(spec: ModelSpec) -> ModelSpec:
+    """A model from elsewhere, whose files may have been re-quantized by anyone.
+
+    They count as the maker's own where a built-in model's are known to be the same: every tensor in the same format,
+    or the same bytes in all.
+    """
+    geometry = (spec.family, spec.hidden, spec.layers, spec.vocab)
+    known = [
+        model
+        for model in map(_built_in, card_ids())
+        if (model.family, model.hidden, model.layers, model.vocab) == geometry
+    ]
+    tensors = frozenset(spec.tensors)
+    published = {release.published_bytes for model in known for release in model.releases if release.by_maker}
+    if any(tensors == frozenset(model.tensors) for model in known):
+        return _marked(spec, lambda release: release.published_bytes in (None, _bytes(spec)))
+    return _marked(spec, lambda release: release.published_bytes in published - {None})
+
+
+def _bytes(spec: ModelSpec) -> int:
+    return sum(group.bytes for group in spec.tensors)
 
 
 def _with_shadow_told(spec: ModelSpec) -> ModelSpec:
@@ -163,8 +205,12 @@ def _hypothetical(quantization: str, mixture: str) -> Release:
 
 
 def _from_disk(path: Path) -> ModelSpec:
-    if path.is_dir() or path.name.endswith(_WEIGHT_SUFFIXES):
+    if path.is_dir() or path.name.casefold().endswith(_WEIGHT_SUFFIXES):
         return _from_weights(path)
+    if path.is_file() and path.suffix.casefold() != ".json":
+        raise ValueError(
+            f"{shown(str(path))}: a config.json, a folder, a .safetensors file or index, or a .gguf file is allowed"
+        )
     return _from_config(path, path)
 
 
@@ -178,7 +224,10 @@ def _from_config(config_path: Path, path: Path) -> ModelSpec:
     # The folder's own name: in a cache the file may be a link to another one.
     folder = config_path.parent.resolve().name
     name = folder if config_path.name == "config.json" and folder else config_path.stem
-    spec = read_config(config, id=_plain(name), name=name, quant_config=quant_config)
+    try:
+        spec = read_config(config, id=_plain(name), name=name, quant_config=quant_config)
+    except BadConfig as error:
+        raise BadConfig(f"{config_path}: {error}") from error
     local = Release(
         quantization=spec.native_quantization,
         publisher="local",
@@ -194,7 +243,7 @@ def _from_weights(path: Path) -> ModelSpec:
     """What weight files hold, or a folder: of safetensors, else of one GGUF model, else of a ``config.json`` alone."""
     is_folder = path.is_dir()
     gguf = (None if holds_safetensors(path) else gguf_in(path)) if is_folder else path
-    if gguf is not None and gguf.name.endswith(".gguf"):
+    if gguf is not None and gguf.name.casefold().endswith(".gguf"):
         spec = model_from_gguf(gguf)
         return replace(spec, id=_plain(spec.name))
     config_path = path / "config.json" if is_folder else path.with_name("config.json")
@@ -204,7 +253,12 @@ def _from_weights(path: Path) -> ModelSpec:
         return _from_config(config_path, path)
     if not config_path.is_file():
         raise ValueError(f"{path}: needs the config.json of the model beside the safetensors files")
-    return model_from_safetensors(path, _from_config(config_path, path))
+    spec = model_from_safetensors(path, _from_config(config_path, path))
+    if is_folder and any(each.name.casefold().endswith(".gguf") for each in path.iterdir()):
+        return replace(
+            spec, notes=(*spec.notes, f"{path} also holds GGUF files, which were not read; name one to read it")
+        )
+    return spec
 
 
 def find_releases(model: ModelSpec, text: str) -> tuple[Release, ...]:

@@ -192,6 +192,8 @@ class Release:
     ``published_bytes`` is the size of the tensor data where it is known; ``size_evidence`` says how: ``exact`` to the
     byte, ``stated`` rounded by the publisher, ``computed`` from the mixture. When the tensor types are not known
     (``mixture_known`` false), the list under ``mixture`` is scaled to the published size and is ``assumed``.
+    ``by_maker`` says that these are the weights as the model's maker published them; where that is not known it is
+    false.
     """
 
     quantization: str
@@ -207,6 +209,7 @@ class Release:
     quality: tuple[QualityLoss, ...] = ()
     source: str = ""
     note: str = ""
+    by_maker: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,10 @@ from profiles.headers.errors import BadModelFile, quoted
 from profiles.headers.ggmltypes import GGML_TYPES
 from profiles.headers.gguf_cursor import ByteOrder, Cursor
 from profiles.headers.modelfile import open_model_file, os_errors_as_bad_file
-from profiles.headers.tensorinfo import (
-    MAX_NAME_BYTES,
-    MAX_SHARDS,
-    MAX_TENSORS,
-    MAX_TENSORS_PER_FILE,
-    TensorInfo,
-)
+from profiles.headers.tensorinfo import MAX_NAME_BYTES, MAX_SHARDS, TensorInfo
 
+MAX_TENSORS = 65_536
+"""Over all shards. The experts of a layer are one tensor here: Kimi K2.5 has 1,096."""
 MAX_KEYS = 65_536
 MAX_KEY_BYTES = 65_535
 MAX_KEPT_NUMBERS = 1_024
@@ -191,11 +187,8 @@ def _read_shard(path: Path, budget: _Budget) -> _Shard:
         cursor = Cursor(file)
         version = cursor.read_preamble()
         tensor_count, key_count = cursor.unpack("QQ")
-        if tensor_count > MAX_TENSORS_PER_FILE or len(budget.names) + tensor_count > MAX_TENSORS:
-            raise cursor.bad(
-                f"claims {tensor_count:,} tensors;"
-                f" {MAX_TENSORS_PER_FILE:,} in a file and {MAX_TENSORS:,} in a set are allowed"
-            )
+        if len(budget.names) + tensor_count > MAX_TENSORS:
+            raise cursor.bad(f"claims {tensor_count:,} tensors; {MAX_TENSORS:,} in all shards are allowed")
         if key_count > MAX_KEYS:
             raise cursor.bad(f"claims {key_count:,} metadata keys; {MAX_KEYS:,} are allowed")
         metadata = _read_metadata(cursor, key_count, budget)
@@ -306,16 +299,22 @@ def _read_tensor(cursor: Cursor, budget: _Budget) -> _Raw:
 
 
 def _check_places(cursor: Cursor, raw: list[_Raw], alignment: int) -> None:
-    end, before = 0, ""
-    for tensor in sorted(raw, key=lambda tensor: (tensor.offset_in_data, tensor.nbytes)):
+    """That the tensors lie one after another, as ggml's own reader requires: none overlap, and nothing is hidden."""
+    end = 0
+    for tensor in raw:
         if tensor.offset_in_data % alignment:
             raise cursor.bad(
                 f"tensor {quoted(tensor.name)} is at offset {tensor.offset_in_data};"
                 f" multiples of the alignment {alignment} are allowed"
             )
-        if tensor.offset_in_data < end:
-            raise cursor.bad(f"tensors {quoted(before)} and {quoted(tensor.name)} overlap; each needs its own bytes")
-        end, before = tensor.offset_in_data + tensor.nbytes, tensor.name
+        expected = _aligned(end, alignment)
+        if tensor.offset_in_data != expected:
+            what = "leaves a hole before it" if tensor.offset_in_data > expected else "overlaps the one before it"
+            raise cursor.bad(
+                f"tensor {quoted(tensor.name)} is at offset {tensor.offset_in_data:,} and {what}; only {expected:,},"
+                " where that one ends, is allowed"
+            )
+        end = expected + tensor.nbytes
 
 
 def _located(cursor: Cursor, raw: list[_Raw], data_start: int) -> Iterator[TensorInfo]:

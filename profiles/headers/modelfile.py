@@ -11,6 +11,10 @@ from pathlib import Path
 
 from profiles.headers.errors import BadModelFile
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_MAX_POINTER_BYTES = 1_024
+"""Both as the specification of Git LFS has them. It is what a clone without Git LFS holds in place of weights."""
+
 
 class ModelFile:
     """An open file of `size_bytes`, read by position.
@@ -49,7 +53,10 @@ def open_model_file(path: Path) -> Iterator[ModelFile]:
         if not stat.S_ISREG(mode):
             raise BadModelFile(path, "not a regular file; a file is allowed, no folder, pipe or device")
         with FileIO(path) as stream:
-            yield ModelFile(path, stream, os.fstat(stream.fileno()).st_size)
+            file = ModelFile(path, stream, os.fstat(stream.fileno()).st_size)
+            if file.size_bytes <= _MAX_POINTER_BYTES and file.read_at(0, len(_POINTER)) == _POINTER:
+                raise file.bad("a Git LFS pointer, not the file that it stands for; `git lfs pull` fetches that")
+            yield file
 
 
 @contextmanager

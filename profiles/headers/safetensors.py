@@ -11,41 +11,51 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import repeat
 from os import PathLike
 from pathlib import Path
-from typing import cast
 
 from profiles.headers.errors import BadModelFile, quoted
 from profiles.headers.modelfile import os_errors_as_bad_file
-from profiles.headers.safetensors_header import Header, read_header
-from profiles.headers.strictjson import JsonValue, load_json_object
-from profiles.headers.tensorinfo import MAX_NAME_BYTES, MAX_SHARDS, MAX_TENSORS, TensorInfo
+from profiles.headers.safetensors_header import Header, Kinds, read_header
+from profiles.headers.safetensors_index import read_index
+from profiles.headers.strictjson import JsonValue
+from profiles.headers.tensorinfo import MAX_SET_NAME_BYTES, MAX_SHARDS, MAX_TENSORS, TensorInfo
 
-MAX_INDEX_BYTES = 40_000_000
-"""The index of Kimi K2.5 has about 23 million."""
-MAX_SET_HEADER_BYTES = 256_000_000
-"""Over all shards. Those of Kimi K2.5 have about 31 million."""
+MAX_SET_HEADER_BYTES = 160_000_000
+"""Over all shards. Those of Kimi K3 have about 75 million."""
 
 _INDEX_SUFFIX = ".safetensors.index.json"
 _SHARD_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5,6})-of-(?P<count>[0-9]{5,6})\.safetensors", re.DOTALL)
 _PLAIN_FILE_NAME = re.compile(r"[^./\\:][^/\\:]{0,240}\.safetensors", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SafetensorsFiles:
     """A checkpoint as its headers describe it.
 
-    `names` are those of all tensors, in the order of the shards and, within one, of their data. `tensors`
-    tells more of each, or is None where only the index is there. `metadata` is the index's or the single
-    file's. `total_bytes` counts the tensors; where only the index is there it is the index's own `total_size`
-    or None. `files` are those whose headers were read.
+    `names` are those of all tensors, in the order of the shards and, within one, of their data. `headers` tell more of
+    each, one header a file, or are None where only the index is there. `metadata` is the index's or the single file's.
+    `total_bytes` counts the tensors; where only the index is there it is the index's own `total_size` or None.
     """
 
     names: tuple[str, ...]
-    tensors: tuple[TensorInfo, ...] | None
+    headers: tuple[Header, ...] | None
     metadata: dict[str, JsonValue]
     total_bytes: int | None
-    files: tuple[Path, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files whose headers were read."""
+        return tuple(header.path for header in self.headers or ())
+
+    @cached_property
+    def tensors(self) -> tuple[TensorInfo, ...] | None:
+        """Every tensor by itself, in the order of `names`."""
+        if self.headers is None:
+            return None
+        return tuple(tensor for header in self.headers for tensor in header.tensors())
 
 
 def read_safetensors(path: str | PathLike[str]) -> SafetensorsFiles:
@@ -72,7 +82,7 @@ def read_safetensors(path: str | PathLike[str]) -> SafetensorsFiles:
                     f"one shard of {int(shard['count'])} without {quoted(index.name)} beside it, as needed",
                 )
             return _read_indexed(index)
-        header = read_header(path)
+        header = read_header(path, Kinds())
         return _checkpoint([header], dict(header.metadata))
 
 
@@ -96,54 +106,38 @@ def _main_file(folder: Path) -> Path:
         found = sorted(file for file in folder.iterdir() if file.name.endswith(suffix))
         if len(found) == 1:
             return found[0]
+        if found and suffix == ".safetensors" and all(_SHARD_NAME.fullmatch(file.name) for file in found):
+            raise BadModelFile(folder, f"holds {len(found)} shards without their *{_INDEX_SUFFIX}, as needed")
         if found:
             raise BadModelFile(folder, f"holds {len(found)} files named *{suffix}; name the one to read")
     raise BadModelFile(folder, f"holds no *.safetensors and no *{_INDEX_SUFFIX}; a folder with either is allowed")
 
 
-def _read_indexed(index: Path) -> SafetensorsFiles:
-    content = load_json_object(index, MAX_INDEX_BYTES, "safetensors index")
-    metadata = content.get("metadata", {})
-    if not isinstance(metadata, dict):
-        raise BadModelFile(index, "metadata must be an object")
-    weight_map = _weight_map(index, content.get("weight_map"))
-    shard_names = sorted(set(weight_map.values()))
+def _read_indexed(path: Path) -> SafetensorsFiles:
+    index = read_index(path)
+    shard_names = sorted(set(index.weight_map.values()))
     if len(shard_names) > MAX_SHARDS:
-        raise BadModelFile(index, f"names {len(shard_names):,} shards; {MAX_SHARDS:,} are allowed")
+        raise BadModelFile(path, f"names {len(shard_names):,} shards; {MAX_SHARDS:,} are allowed")
     for name in shard_names:
         if not _PLAIN_FILE_NAME.fullmatch(name) or not name.isprintable():
             raise BadModelFile(
-                index, f"names the shard {quoted(name)}; *.safetensors files of the same folder are allowed"
+                path, f"names the shard {quoted(name)}; *.safetensors files of the same folder are allowed"
             )
-    folder = index.parent.resolve()
+    folder = path.parent.resolve()
     shards = [folder / name for name in shard_names]
     # A link that leads nowhere is there: it is refused below, with the reason.
     missing = [shard for shard in shards if not shard.exists() and not shard.is_symlink()]
     if len(missing) == len(shards):
-        return SafetensorsFiles(tuple(weight_map), None, metadata, _stated_total(index, metadata), ())
+        return SafetensorsFiles(tuple(index.weight_map), None, index.metadata, _stated_total(path, index.metadata))
     if missing:
         raise BadModelFile(
-            index,
+            path,
             f"{len(missing)} of its {len(shards)} shards are missing, {quoted(missing[0].name)} first;"
             " all or none may be there",
         )
     for shard in shards:
-        _refuse_link_outside(index, folder, shard)
-    headers = _headers(index, shards)
-    _check_against_headers(index, weight_map, headers)
-    return _checkpoint(headers, metadata)
-
-
-def _weight_map(index: Path, weight_map: JsonValue) -> dict[str, str]:
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise BadModelFile(index, "has no weight_map; an object of tensor names and shard files is needed")
-    if len(weight_map) > MAX_TENSORS:
-        raise BadModelFile(index, f"names {len(weight_map):,} tensors; {MAX_TENSORS:,} are allowed")
-    if max(map(len, weight_map)) > MAX_NAME_BYTES or not "".join(weight_map).isprintable():
-        raise BadModelFile(index, f"has a tensor name that is not printable text of 1 to {MAX_NAME_BYTES} bytes")
-    if set(map(type, weight_map.values())) != {str}:
-        raise BadModelFile(index, "weight_map names a shard that is not a string; file names are allowed")
-    return cast("dict[str, str]", weight_map)
+        _refuse_link_outside(path, folder, shard)
+    return _checkpoint(_headers(path, shards, index.weight_map), index.metadata)
 
 
 def _stated_total(index: Path, metadata: dict[str, JsonValue]) -> int | None:
@@ -167,42 +161,52 @@ def _refuse_link_outside(index: Path, folder: Path, shard: Path) -> None:
         raise BadModelFile(index, f"its shard {quoted(shard.name)} links outside the folder, which is not allowed")
 
 
-def _headers(index: Path, shards: list[Path]) -> list[Header]:
+def _headers(index: Path, shards: list[Path], weight_map: dict[str, str]) -> list[Header]:
+    """The headers of all shards. Each tensor that is found is taken out of `weight_map`, which frees its memory."""
     headers: list[Header] = []
-    header_bytes = tensor_count = 0
+    header_bytes = tensor_count = name_bytes = 0
+    kinds = Kinds()
+    is_complete = True
     for shard in shards:
-        header = read_header(shard)
+        header = read_header(shard, kinds)
         headers.append(header)
         header_bytes += header.header_bytes
-        tensor_count += len(header.tensors)
-        if header_bytes > MAX_SET_HEADER_BYTES or tensor_count > MAX_TENSORS:
+        tensor_count += len(header.names)
+        name_bytes += sum(map(len, header.names))
+        if header_bytes > MAX_SET_HEADER_BYTES or tensor_count > MAX_TENSORS or name_bytes > MAX_SET_NAME_BYTES:
             raise BadModelFile(
                 index,
-                f"its shards exceed the {MAX_SET_HEADER_BYTES:,} bytes of headers or {MAX_TENSORS:,} tensors"
-                " that are allowed",
+                f"its shards exceed the {MAX_SET_HEADER_BYTES:,} bytes of headers, {MAX_TENSORS:,} tensors or"
+                f" {MAX_SET_NAME_BYTES:,} bytes of names that are allowed",
             )
+        is_complete &= _take_out(index, weight_map, header)
+    # Each tensor of the index was found once and is gone from it: only what it lacks can be there twice.
+    if not is_complete and len({name for header in headers for name in header.names}) < tensor_count:
+        raise BadModelFile(index, "two of its shards hold a tensor of the same name; one may")
+    for name, shard_name in weight_map.items():
+        raise _not_held(index, name, shard_name)
     return headers
 
 
+def _take_out(index: Path, weight_map: dict[str, str], header: Header) -> bool:
+    """Take the tensors of a shard out of the index, and say whether it had them all."""
+    found = list(map(weight_map.pop, header.names, repeat(None)))
+    if found.count(header.path.name) == len(found):
+        return True
+    for name, shard_name in zip(header.names, found, strict=True):
+        if shard_name not in (None, header.path.name):
+            raise _not_held(index, name, str(shard_name))
+    return False
+
+
+def _not_held(index: Path, name: str, shard: str) -> BadModelFile:
+    return BadModelFile(index, f"shard {quoted(shard)} does not hold tensor {quoted(name)}, as it must")
+
+
 def _checkpoint(headers: list[Header], metadata: dict[str, JsonValue]) -> SafetensorsFiles:
-    tensors = tuple(tensor for header in headers for tensor in header.tensors)
     return SafetensorsFiles(
-        names=tuple(tensor.name for tensor in tensors),
-        tensors=tensors,
+        names=tuple(name for header in headers for name in header.names),
+        headers=tuple(headers),
         metadata=metadata,
         total_bytes=sum(header.data_bytes for header in headers),
-        files=tuple(header.path for header in headers),
     )
-
-
-def _check_against_headers(index: Path, weight_map: dict[str, str], headers: list[Header]) -> None:
-    shard_of: dict[str, str] = {}
-    for header in headers:
-        shard_of.update(dict.fromkeys((tensor.name for tensor in header.tensors), header.path.name))
-    if len(shard_of) < sum(len(header.tensors) for header in headers):
-        raise BadModelFile(index, "two of its shards hold a tensor of the same name; one may")
-    if shard_of == weight_map:
-        return
-    for name, shard in weight_map.items():
-        if shard_of.get(name) != shard:
-            raise BadModelFile(index, f"shard {quoted(shard)} does not hold tensor {quoted(name)}, as it must")

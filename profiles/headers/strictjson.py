@@ -16,7 +16,7 @@ from profiles.headers.modelfile import open_model_file
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 MAX_DEPTH = 64
-MAX_VALUES = 400_000
+MAX_VALUES = 250_000
 """A value may take a hundred times the memory of its text: bounding the file alone is not enough."""
 MAX_NON_ASCII_BYTES = 16_000_000
 """One character outside ASCII makes Python hold the whole text in up to four bytes a character."""
@@ -38,7 +38,7 @@ class _StrictnessError(Exception):
 def load_json_object(source: str | PathLike[str] | bytes, max_bytes: int, what: str) -> dict[str, JsonValue]:
     """Read a JSON object from a file (a path) or from `bytes`, and refuse what JSON readers disagree about.
 
-    Allowed is UTF-8 without a byte order mark, of at most `max_bytes`, at most 64 levels and 400,000
+    Allowed is UTF-8 without a byte order mark, of at most `max_bytes`, at most 64 levels and 250,000
     values, with an object at the top. No key twice in an object, no NaN or Infinity, no integer outside 64
     signed bits, no number that overflows a double, no half of a surrogate pair. `what` names the kind of file
     in the message ("model configuration").

@@ -9,7 +9,7 @@ from math import prod
 from typing import Final, NamedTuple
 
 from formulas.storage import storage_format, tensor_bytes
-from profiles.headers.tensorinfo import TensorInfo
+from profiles.headers.safetensors_header import Header
 from profiles.model import ModelSpec, Role, TensorClass, TensorGroup
 from profiles.weights.stored import EXPERT, PLAIN, Module, collapsed_names, modules, raw_part, split_part
 
@@ -62,13 +62,13 @@ class Comparison(NamedTuple):
     found: int
 
 
-def compare(spec: ModelSpec, tensors: Sequence[TensorInfo]) -> Comparison:
+def compare(spec: ModelSpec, headers: Sequence[Header]) -> Comparison:
     """Tensor by tensor: same name, and bytes and type of the declared storage format."""
     collapse = True
-    held = modules(tensors, collapse=True)
+    held = modules(headers, collapse=True)
     if held is None:
         collapse = False
-        held = modules(tensors, collapse=False) or {}
+        held = modules(headers, collapse=False) or {}
     expected = _expected(spec, collapse=collapse)
     extra = {name: module for name, module in held.items() if name not in expected}
     missing = [name for name in expected if name not in held]

@@ -49,7 +49,7 @@ def gguf_in(folder: Path) -> Path | None:
     with os_errors_as_bad_file(folder):
         paths = sorted(folder.iterdir())
     for path in paths:
-        if path.name.endswith(".gguf") and not is_projector_name(path.name):
+        if path.name.casefold().endswith(".gguf") and not is_projector_name(path.name):
             named.setdefault(_SPLIT.sub("", path.stem), path)
     if len(named) > 1:
         names = ", ".join(quoted(path.name) for path in list(named.values())[:6])

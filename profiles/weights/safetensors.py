@@ -29,18 +29,18 @@ def model_from_safetensors(path: Path, spec: ModelSpec) -> ModelSpec:
     """
     files = read_safetensors(path)
     # Only MLX packs into unsigned words; its names would pass for those of unquantized weights.
-    if files.tensors is not None and "U32" in {tensor.type_name for tensor in files.tensors}:
+    if any(kind.type_name == "U32" for header in files.headers or () for kind in header.kinds):
         raise UnknownQuantization(f"{path}: weights quantized by MLX have no exact reader")
     implied = implied_tensors(spec)
     if 2 * len(files.names) < implied:
         # Here and not after the comparison, which for absurd configurations would take forever.
         raise _other_model(path, f"it holds {len(files.names):,}, of the {implied:,} or more")
     folder = path if path.is_dir() else path.parent
-    if files.tensors is None:
+    if files.headers is None:
         comparison = compare_names(spec, files.names)
         notes, release_note = _index_notes(spec, files, comparison)
     else:
-        comparison = compare(spec, files.tensors)
+        comparison = compare(spec, files.headers)
         notes, release_note = _header_notes(spec, comparison), ""
     if 2 * comparison.found < comparison.expected and comparison.missing is not None:
         first = quoted(comparison.missing.first)

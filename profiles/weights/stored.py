@@ -11,12 +11,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import prod
-from operator import itemgetter
 from typing import Final, NamedTuple
 
 from formulas.storage import FORMATS, storage_format, tensor_bytes
-from profiles.headers.safetensors_header import DTYPE_BITS
-from profiles.headers.tensorinfo import TensorInfo
+from profiles.headers.safetensors_header import DTYPE_BITS, Header
+from profiles.headers.tensorinfo import TensorKind
 
 EXPERT: Final = "#"
 """Stands for the index of an expert in a collapsed name. No published name has it."""
@@ -49,18 +48,10 @@ _QUANTIZED: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-class Part(NamedTuple):
-    """One tensor of a module, as its header describes it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    nbytes: int
-
-
 class Module(NamedTuple):
     """The parts of one matrix or vector by the end of their names (empty for the tensor itself), ``copies`` times."""
 
-    parts: dict[str, Part]
+    parts: dict[str, TensorKind]
     copies: int
 
     @property
@@ -74,20 +65,20 @@ class Module(NamedTuple):
         return len(self.parts) * self.copies
 
     @property
-    def main(self) -> Part:
+    def main(self) -> TensorKind:
         """The part with the values: the largest."""
         return max(self.parts.values(), key=lambda part: part.nbytes)
 
     @property
     def plain_format(self) -> str | None:
         """The storage format of a tensor that is not quantized, None for the others."""
-        return PLAIN.get(self.main.dtype) if len(self.parts) == 1 else None
+        return PLAIN.get(self.main.type_name) if len(self.parts) == 1 else None
 
     def fits(self, format_name: str) -> bool:
         """Whether values of this storage format have the dtype found here."""
         if format_name in PLAIN.values():
             return self.plain_format == format_name
-        dtype = {"F8_E5M2": "F8_E4M3", "F4": "U8"}.get(self.main.dtype, self.main.dtype)
+        dtype = {"F8_E5M2": "F8_E4M3", "F4": "U8"}.get(self.main.type_name, self.main.type_name)
         known = _QUANTIZED.get(dtype, ())
         return format_name in known or (dtype == "I32" and format_name.startswith(("int4_", "awq_", "gptq_")))
 
@@ -110,21 +101,22 @@ def collapsed_names(names: Sequence[str], *, collapse: bool) -> Sequence[str]:
     return _EXPERT_INDEX.sub(f".experts.{EXPERT}.", "\n".join(names)).split("\n") if collapse and names else names
 
 
-def modules(tensors: Sequence[TensorInfo], *, collapse: bool) -> dict[str, Module] | None:
+def modules(headers: Sequence[Header], *, collapse: bool) -> dict[str, Module] | None:
     """The modules by name. Without ``collapse`` every expert is its own; with it None when experts differ."""
-    names = collapsed_names([tensor.name for tensor in tensors], collapse=collapse)
-    # One pass per column: the loop below then sees only what is distinct.
-    rows = Counter(zip(names, *(map(itemgetter(column), tensors) for column in (1, 2, 3)), strict=True))
-    parts: dict[str, dict[str, Part]] = {}
+    rows: Counter[tuple[str, TensorKind]] = Counter()
+    for header in headers:
+        # A pass in C: the loop below then sees only what is distinct.
+        rows.update(zip(collapsed_names(header.names, collapse=collapse), header.kinds, strict=True))
+    parts: dict[str, dict[str, TensorKind]] = {}
     counts: dict[str, int] = {}
-    for (name, dtype, shape, nbytes), count in rows.items():
-        if not nbytes:
+    for (name, kind), count in rows.items():
+        if not kind.nbytes:
             continue
         module, end = split_part(name)
         of_module = parts.setdefault(module, {})
         if end in of_module or counts.setdefault(module, count) != count:
             return None
-        of_module[end] = Part(dtype, shape, nbytes)
+        of_module[end] = kind
     return {module: Module(found, counts[module]) for module, found in parts.items()}
 
 
@@ -145,10 +137,10 @@ def split_part(name: str) -> tuple[str, str]:
     return name, ""
 
 
-def raw_part(part: Part) -> tuple[tuple[int, ...], str]:
+def raw_part(part: TensorKind) -> tuple[tuple[int, ...], str]:
     """Shape and storage format that give a part its bytes, whatever it means."""
-    bits = DTYPE_BITS[part.dtype]
-    format_name = PLAIN.get(part.dtype) or _RAW.get(bits)
+    bits = DTYPE_BITS[part.type_name]
+    format_name = PLAIN.get(part.type_name) or _RAW.get(bits)
     if format_name is None or prod(part.shape) * bits != part.nbytes * 8:
         return (part.nbytes,), "I8"
     return part.shape or (1,), format_name

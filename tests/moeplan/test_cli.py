@@ -90,7 +90,7 @@ BAD = [
     (("plan", *H200, "--ttft", "soon"), "moeplan: --ttft: 'soon' is not a duration"),
     (("plan", "kimi-k2.5", "--gpu", "8xA100"), "a100-sxm-80"),
     (("plan", "kimi-k9"), "moeplan: unknown model 'kimi-k9'; nearest:"),
-    (("plan", "/nowhere/config.json"), "moeplan: unknown model '/nowhere/config.json'"),
+    (("plan", "/nowhere/config.json"), "moeplan: unknown file or folder '/nowhere/config.json'"),
     (("plan", "kimi-k2.5", "--inventory", "/nowhere"), "moeplan: --inventory /nowhere: No such file"),
     (("plan", *H200, "--output", "/nowhere/p.json"), "moeplan: --output /nowhere/p.json: No such file"),
     (("plan", *H200, "--output", "/dev/null"), "moeplan: --output /dev/null: not a regular file"),

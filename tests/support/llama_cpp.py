@@ -114,6 +114,25 @@ def ggml_type_sizes(numbers: list[int]) -> list[tuple[str, int, int]]:
     return [(name, elements, size) for name, elements, size in _ask("types", None, numbers=numbers)["types"]]
 
 
+@dataclass(frozen=True)
+class GgufHeader:
+    """A header as ggml's own reader has it: `tensors` are name, type, bytes and place in the file."""
+
+    version: int
+    data_start: int
+    tensors: tuple[tuple[str, str, int, int], ...]
+
+
+def gguf_headers(paths: list[Path]) -> list[GgufHeader | None]:
+    """The header of each file, None where ggml refuses it."""
+    answers = _ask("headers", None, paths=list(map(str, paths)))["headers"]
+    return [
+        answer
+        and GgufHeader(answer["version"], answer["data_start"], tuple((*tensor,) for tensor in answer["tensors"]))
+        for answer in answers
+    ]
+
+
 def _ask(question: str, path: Path | None, **arguments: object) -> dict[str, Any]:
     request = json.dumps({"question": question, "path": None if path is None else str(path), **arguments})
     command = [sys.executable, str(WORKER), request]

@@ -91,6 +91,10 @@ class _ContextParams(ctypes.Structure):
     )
 
 
+class _GgufParams(ctypes.Structure):
+    _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
+
+
 class _Batch(ctypes.Structure):
     _fields_ = (
         ("n_tokens", ctypes.c_int32),
@@ -165,6 +169,14 @@ def _library() -> ctypes.CDLL:
         ("llama_batch_get_one", _Batch, (handle, ctypes.c_int32)),
         ("llama_decode", ctypes.c_int32, (handle, _Batch)),
         ("llama_get_logits_ith", ctypes.POINTER(ctypes.c_float), (handle, ctypes.c_int32)),
+        ("gguf_init_from_file", handle, (ctypes.c_char_p, _GgufParams)),
+        ("gguf_get_version", ctypes.c_uint32, (handle,)),
+        ("gguf_get_data_offset", ctypes.c_size_t, (handle,)),
+        ("gguf_get_n_tensors", ctypes.c_int64, (handle,)),
+        ("gguf_get_tensor_name", ctypes.c_char_p, (handle, ctypes.c_int64)),
+        ("gguf_get_tensor_type", ctypes.c_int, (handle, ctypes.c_int64)),
+        ("gguf_get_tensor_size", ctypes.c_size_t, (handle, ctypes.c_int64)),
+        ("gguf_get_tensor_offset", ctypes.c_size_t, (handle, ctypes.c_int64)),
         ("ggml_type_name", ctypes.c_char_p, (ctypes.c_int,)),
         ("ggml_blck_size", ctypes.c_int64, (ctypes.c_int,)),
         ("ggml_type_size", ctypes.c_size_t, (ctypes.c_int,)),
@@ -288,12 +300,37 @@ def _types(library: ctypes.CDLL, numbers: list[int]) -> Answer:
     return {"types": list(zip(names, block_elements, block_bytes, strict=True))}
 
 
+def _headers(library: ctypes.CDLL, paths: list[str]) -> Answer:
+    return {"headers": [_header(library, path) for path in paths]}
+
+
+def _header(library: ctypes.CDLL, path: str) -> Answer | None:
+    """What ggml's own reader makes of a header, None where it refuses."""
+    file = library.gguf_init_from_file(path.encode(), _GgufParams(no_alloc=True))
+    if file is None:
+        return None
+    start = library.gguf_get_data_offset(file)
+    return {
+        "version": library.gguf_get_version(file),
+        "data_start": start,
+        "tensors": [
+            (
+                library.gguf_get_tensor_name(file, at).decode(),
+                library.ggml_type_name(library.gguf_get_tensor_type(file, at)).decode(),
+                library.gguf_get_tensor_size(file, at),
+                start + library.gguf_get_tensor_offset(file, at),
+            )
+            for at in range(library.gguf_get_n_tensors(file))
+        ],
+    }
+
+
 def main(request: Answer) -> Answer:
-    """Answers `question` (`breakdown`, `decode` or `types`) of the file `path`; the rest are arguments."""
+    """Answers `question` (`breakdown`, `decode`, `headers` or `types`) of `path`; the rest are arguments."""
     library = _library()
     question, path = request.pop("question"), request.pop("path")
-    if question == "types":
-        return _types(library, **request)
+    if question in ("types", "headers"):
+        return (_types if question == "types" else _headers)(library, **request)
     return (_breakdown if question == "breakdown" else _decode)(library, path, **request)
 
 

@@ -46,6 +46,7 @@ class Repo:
 
     files: dict[str, File] = field(default_factory=dict)
     extra: dict[str, object] = field(default_factory=dict)
+    branches: tuple[str, ...] = ("main",)
     refused: tuple[int, Mapping[str, str]] | None = None
 
 
@@ -145,10 +146,14 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.startswith("/api/models/"):
             self._listing(path.removeprefix("/api/models/"))
         else:
-            self._resolve(path)
+            self._resolve(urlsplit(self.path).path)
 
-    def _listing(self, name: str) -> None:
+    def _listing(self, path: str) -> None:
+        name, _, revision = path.partition("/revision/")
         repo = self.server_of.repos.get(name)
+        if repo is not None and revision not in ("", COMMIT, *repo.branches):
+            self._send(404, {"X-Error-Code": "RevisionNotFound"})
+            return
         if repo is None:
             self._send(401, {"X-Error-Code": "RepoNotFound"}, b'{"error":"Repository not found"}')
             return
@@ -157,13 +162,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {"Content-Type": "application/json"}, json.dumps(listing).encode())
 
     def _resolve(self, path: str) -> None:
-        organization, name, kind, revision, file_path = (*path.lstrip("/").split("/", 4), "", "", "", "")[:5]
+        parts = (*map(unquote, path.lstrip("/").split("/", 4)), "", "", "", "")
+        organization, name, kind, revision, file_path = parts[:5]
         repo = self.server_of.repos.get(f"{organization}/{name}")
         if repo is None or kind != "resolve":
             self._send(404, {"X-Error-Code": "RepoNotFound"})
         elif repo.refused is not None:
             self._send(*repo.refused)
-        elif revision not in ("main", COMMIT):
+        elif revision not in (COMMIT, *repo.branches):
             self._send(404, {"X-Error-Code": "RevisionNotFound"})
         elif file_path not in repo.files:
             self._send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})

@@ -105,5 +105,5 @@ def test_what_may_be_one(text: str) -> None:
 
 def test_a_wrong_path_is_no_reason_to_ask(hub: HubServer, moeplan: Moeplan) -> None:
     done = moeplan("memory", "./acme/Big-Llama")
-    assert (done.returncode, done.stderr.partition(";")[0]) == (2, "moeplan: unknown model './acme/Big-Llama'")
+    assert (done.returncode, done.stderr) == (2, "moeplan: unknown file or folder './acme/Big-Llama'\n")
     assert hub.requests == []

@@ -15,6 +15,7 @@ from profiles.cards import CARDS_FOLDER, user_models_folder
 from tests.moeplan.hub.conftest import Moeplan, assert_refused
 from tests.moeplan.hub.models import LLAMA_BYTES, LLAMA_CONFIG, checkpoint, kimi_gguf
 from tests.moeplan.hub.server import COMMIT, HubServer
+from tests.profiles.weights.checkpoints import small_config, small_model, stored_tensors, write_checkpoint
 from tests.support.gguf_models import uniform
 
 
@@ -175,3 +176,18 @@ def test_folder_by_platform(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "platform", platform)
     assert user_models_folder() == Path(folder)
+
+
+@pytest.mark.parametrize("given", ["", "model.safetensors.index.json", "model-00001-of-00002.safetensors"])
+def test_card_of_a_folder_with_weights_has_their_size(
+    moeplan: Moeplan, cards: Path, tmp_path: Path, given: str
+) -> None:
+    tensors = stored_tensors(small_model("Qwen3-32B"))
+    folder = write_checkpoint(tmp_path / "My Qwen", tensors, small_config("Qwen3-32B"), 2)
+    done = moeplan("models", "add", str(folder / given), "--id", "mine")
+    assert done.returncode == 0, done.stderr
+    card = tomllib.loads((cards / "mine.toml").read_text())
+    assert card["release"][0]["tensor_bytes"] == sum(tensor.nbytes for tensor in tensors.values())
+    assert json.loads((cards / "configs" / "mine.json").read_text()) == small_config("Qwen3-32B")
+    (row,) = (row for row in json.loads(moeplan("memory", "mine", "--json").stdout)["weights"] if row["release"])
+    assert (row["bytes"], row["evidence"]) == (card["release"][0]["tensor_bytes"], "exact")

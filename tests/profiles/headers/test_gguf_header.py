@@ -309,10 +309,10 @@ ATTACKS = {
     ),
     "a product beyond 2^64": (gguf([], [GgufTensor("t", (2**62, 2**62, 2**62, 2**62), 0, 4)]), "complete download"),
     "a broken block": (gguf([], [GgufTensor("t", (100, 2), Q4_K, 100)]), "rows of 100; Q4_K allows multiples of 256"),
-    "an offset beyond the file": (gguf([], [GgufTensor("t", (1,), 0, 4, offset=2**63)]), "complete download"),
+    "an offset beyond the file": (gguf([], [GgufTensor("t", (1,), 0, 4, offset=2**63)]), "leaves a hole"),
     "an offset that is not aligned": (gguf([], [GgufTensor("t", (1,), 0, 40, offset=4)]), "is at offset 4; multiples"),
     "tensors that overlap": (
-        gguf([], [GgufTensor("a", (32,), 0, 128), GgufTensor("b", (8,), 0, 32, offset=96)]), "'a' and 'b' overlap"
+        gguf([], [GgufTensor("a", (32,), 0, 128), GgufTensor("b", (8,), 0, 32, offset=96)]), "at offset 96 and overlaps"
     ),
     "tensors in one place": (
         gguf([], [GgufTensor("a", (8,), 0, 32), GgufTensor("b", (8,), 0, 32, offset=0)]), "overlap"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from profiles.headers import BadModelFile, TensorInfo, read_safetensors
+from profiles.headers import BadModelFile, TensorInfo, read_gguf, read_safetensors
 from tests.profiles.headers.writers import safetensors, tensor_entry
 
 Write = Callable[[str, bytes], Path]
@@ -145,7 +145,7 @@ ATTACKS = {
     "100,000 open brackets": (safetensors(b'{"a":' + b"[" * 100_000), "begins no entry"),
     "a name that is not UTF-8": (safetensors(b'{"\xff":' + entry("t")[4:] + b"}", 1), "not UTF-8"),
     "a name of two lines": (safetensors(b"{" + entry("a\\nb") + b"}", 1), "is not printable"),
-    "a raw control character": (safetensors(b"{" + entry("a\nb") + b"}", 1), "begins no entry"),
+    "a raw control character": (safetensors(b"{" + entry("a\nb") + b"}", 1), "is not printable"),
     "half a surrogate pair": (safetensors(b"{" + entry("\\ud800") + b"}", 1), "is not printable"),
     "text that runs backwards": (safetensors(b"{" + entry("‮evil") + b"}", 1), r"'\\u202eevil' is not printable"),
     "no name": (safetensors(b"{" + entry("") + b"}", 1), "without a name"),
@@ -161,14 +161,14 @@ ATTACKS = {
     "no dtype": (only('"shape":[1],"data_offsets":[0,1]'), "begins no entry"),
     "an unknown key": (only('"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":1'), "begins no entry"),
     "an unknown dtype": (only('"dtype":"U4","shape":[1],"data_offsets":[0,1]'), "'t' has dtype 'U4'; F4, .* are"),
-    "a fraction": (only('"dtype":"U8","shape":[1.0],"data_offsets":[0,1]'), "begins no entry"),
-    "a negative length": (only('"dtype":"U8","shape":[-1],"data_offsets":[0,1]'), "begins no entry"),
+    "a fraction": (only('"dtype":"U8","shape":[1.0],"data_offsets":[0,1]'), "has shape"),
+    "a negative length": (only('"dtype":"U8","shape":[-1],"data_offsets":[0,1]'), "has shape"),
     "a leading zero": (only('"dtype":"U8","shape":[01],"data_offsets":[0,1]'), "has shape '\\[01\\]'"),
     "a comma in the shape": (only('"dtype":"U8","shape":[1,],"data_offsets":[0,1]'), "has shape"),
     "two numbers in one": (only('"dtype":"U8","shape":[1 1],"data_offsets":[0,1]'), "has shape"),
     "17 dimensions": (only(f'"dtype":"U8","shape":{[1] * 17},"data_offsets":[0,1]'), "has shape"),
-    "NaN": (only('"dtype":"U8","shape":[NaN],"data_offsets":[0,1]'), "begins no entry"),
-    "10,000 digits": (only(f'"dtype":"U8","shape":[{"9" * 10_000}],"data_offsets":[0,1]'), "begins no entry"),
+    "NaN": (only('"dtype":"U8","shape":[NaN],"data_offsets":[0,1]'), "has shape"),
+    "10,000 digits": (only(f'"dtype":"U8","shape":[{"9" * 10_000}],"data_offsets":[0,1]'), "has shape"),
     "2^63 elements": (only(f'"dtype":"U8","shape":[{2**63}],"data_offsets":[0,1]'), "has 1 bytes, which do not fit"),
     "a product beyond 2^64": (only(f'"dtype":"U8","shape":{[2**62] * 16},"data_offsets":[0,1]'), "do not fit"),
     "a huge offset": (only(f'"dtype":"U8","shape":[1],"data_offsets":[{2**62},{2**62 + 1}]'), "'t' begins at"),
@@ -410,3 +410,13 @@ def test_garbage_collection_goes_on_as_before(write: Write) -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a" * 16 + b"\nsize 4998663696\n"
+
+
+def test_a_pointer_in_place_of_the_file_is_named(write: Write) -> None:
+    with pytest.raises(BadModelFile, match="a Git LFS pointer, not the file that it stands for; `git lfs pull`"):
+        read_safetensors(write("m.safetensors", POINTER))
+    with pytest.raises(BadModelFile, match="a Git LFS pointer"):
+        read_gguf(write("m.gguf", POINTER))

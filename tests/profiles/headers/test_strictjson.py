@@ -82,9 +82,9 @@ REFUSED = {
     "65 levels": (b'{"a":' + b"[" * 64 + b"]" * 64 + b"}", "nested more than the 64 levels that are allowed"),
     "100,000 open brackets": (b"[" * 100_000, "nested more than the 64 levels"),
     "100,000 open braces": (b'{"a":' * 100_000, "nested more than the 64 levels"),
-    "a million open brackets": (b"[" * 1_000_000, "more than the 400,000 values that are allowed"),
+    "a million open brackets": (b"[" * 1_000_000, "more than the 250,000 values that are allowed"),
     "brackets that only close": (b"[]" * 65 + b"]" * 100_000, "a bracket closes that was never opened"),
-    "a million values": (b'{"a":[' + b"0," * 1_000_000 + b"0]}", "more than the 400,000 values"),
+    "a million values": (b'{"a":[' + b"0," * 1_000_000 + b"0]}", "more than the 250,000 values"),
 }  # fmt: skip
 
 

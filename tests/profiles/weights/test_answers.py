@@ -12,6 +12,7 @@ import pytest
 from moeplan.api import estimate, memory, plan
 from moeplan.cli import main
 from planner.errors import BadRequest, Undetermined
+from profiles.library import load_model
 from tests.profiles.weights.architectures import MODELS, build, heads, repeated
 from tests.profiles.weights.checkpoints import small_config, small_model, stored_tensors, write_checkpoint
 from tests.profiles.weights.test_projector import projector
@@ -130,12 +131,49 @@ def _no_config(folder: Path) -> Path:
     return write_checkpoint(folder / "model", stored_tensors(small_model("Qwen3-32B")))
 
 
+def _shards(folder: Path) -> Path:
+    (folder / "model.safetensors.index.json").unlink()
+    return folder
+
+
+def _named(folder: Path, name: str, content: bytes) -> Path:
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+def _shard_missing(folder: Path) -> Path:
+    paths = write_gguf(folder / "model.gguf", MODELS["llama"], data="sparse", splits=3)
+    paths[0].unlink()
+    return paths[1]
+
+
 @pytest.mark.parametrize(
     ("make", "error", "code", "said"),
     [
         (_unknown, Undetermined, 3, "no reader for the GGUF architecture 'falcon'"),
         (_alone, BadRequest, 2, "a vision projector, not a model"),
         (_no_config, BadRequest, 2, "needs the config.json of the model"),
+        (_shard_missing, BadRequest, 2, "1 of 3 shards are missing, first 'model-00001-of-00003.gguf'"),
+        (lambda folder: folder / "absent.gguf", BadRequest, 2, "unknown file or folder '"),
+        (lambda folder: folder / "absent" / "folder", BadRequest, 2, "unknown file or folder"),
+        (lambda folder: folder, BadRequest, 2, "no config.json in this folder, and no weight files"),
+        (lambda folder: _named(folder, "a.gguf", b""), BadRequest, 2, "ends after 0 bytes"),
+        (
+            lambda folder: _named(folder, "config.json", b""),
+            BadRequest,
+            2,
+            "config.json: model configuration: not JSON",
+        ),
+        (lambda folder: _named(folder, "config.json", b"{}"), BadRequest, 2, "config.json: model_type is missing"),
+        (lambda folder: _named(folder, "model.bin", b"x"), BadRequest, 2, "or a .gguf file is allowed"),
+        (
+            lambda folder: _shards(
+                write_checkpoint(folder / "m", stored_tensors(small_model("Qwen3-32B")), small_config("Qwen3-32B"), 3)
+            ),
+            BadRequest,
+            2,
+            "holds 3 shards without their",
+        ),
     ],
 )
 def test_refusals_are_one_line_with_their_exit_code(
@@ -153,3 +191,27 @@ def test_refusals_are_one_line_with_their_exit_code(
     line = capsys.readouterr().err
     assert said in line
     assert line.count("\n") == 1
+
+
+def test_a_folder_that_someone_quantized_is_not_called_the_makers(tmp_path: Path) -> None:
+    config = small_config("Qwen3-32B") | {"quantization_config": {"quant_method": "fp8", "activation_scheme": "static"}}
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    write_checkpoint(folder, stored_tensors(load_model(folder / "config.json")))
+    (candidate, *_) = plan(str(folder), gpu="2xH100", ram="64GiB").candidates
+    assert not candidate.quality.native
+    assert "maker" not in candidate.quality.note
+    bounds = {"max_kld": 0.01, "quality_suite": "wikitext"}
+    found = plan(str(folder), gpu="2xH100", ram="64GiB", **bounds)  # type: ignore[arg-type]
+    assert "was not measured" in found.rejected[0].reason
+
+
+def test_a_folder_with_two_formats_says_which_was_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = stored_tensors(small_model("Qwen3-32B"))
+    folder = write_checkpoint(tmp_path / "model", tensors, small_config("Qwen3-32B"))
+    write_gguf(folder / "other.gguf", MODELS["llama"], data="sparse")
+    assert main(["memory", str(folder)]) == 0
+    assert "also holds GGUF files, which were not read" in " ".join("".join(capsys.readouterr()).split())
+    assert main(["memory", str(folder / "other.gguf"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["weights"][0]["quantization"] == "F32"

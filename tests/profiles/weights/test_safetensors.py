@@ -14,6 +14,7 @@ from profiles.library import find_releases, load_model
 from profiles.mixtures import release_tensors
 from profiles.model import ModelSpec, bytes_by_class
 from tests.profiles.weights.checkpoints import (
+    CONFIGS,
     Stored,
     Tensors,
     quant_config,
@@ -323,3 +324,35 @@ def test_an_absurd_configuration_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(BadModelFile, match="it holds 87, of the 3,000,"):
         load_model(folder)
     assert time.perf_counter() - began < 1
+
+
+FP8 = {"quant_method": "fp8", "activation_scheme": "static"}
+
+
+def full_size(folder: Path, changed: dict[str, object], extra: Tensors | None = None) -> ModelSpec:
+    """The 70B that is built in, all of its tensors, as a folder on disk."""
+    folder.mkdir()
+    config = json.loads((CONFIGS / "Meta-Llama-3.1-70B.json").read_text()) | changed
+    (folder / "config.json").write_text(json.dumps(config))
+    write_checkpoint(folder, stored_tensors(load_model(folder / "config.json")) | (extra or {}), config, 4)
+    return load_model(folder)
+
+
+def test_a_folder_is_the_makers_only_where_a_built_in_model_says_so(tmp_path: Path) -> None:
+    """The same tensors in the same formats as the maker's. What anybody made of them is not."""
+    (release,) = full_size(tmp_path / "as published", {}).releases
+    assert (release.by_maker, release.publisher) == (True, "local")
+    assert load_model(tmp_path / "as published" / "config.json").releases[0].by_maker
+    assert not full_size(tmp_path / "quantized", {"quantization_config": FP8}).releases[0].by_maker
+    assert not load_model(tmp_path / "quantized" / "config.json").releases[0].by_maker
+    assert not full_size(tmp_path / "one more", {}, {"model.odd": Stored("F32", (1,))}).releases[0].by_maker
+
+
+def test_a_model_that_is_not_built_in_has_no_known_maker(tmp_path: Path) -> None:
+    spec = load_model(write(tmp_path / "model", "Kimi-K2.5", stored_tensors(small_model("Kimi-K2.5"))))
+    assert [release.by_maker for release in spec.releases] == [False]
+
+
+def test_of_a_built_in_model_the_makers_release_alone_is_the_makers() -> None:
+    of_makers = [release for release in load_model("kimi-k2.5").releases if release.by_maker]
+    assert [(each.publisher, each.quantization) for each in of_makers] == [("moonshotai", "int4")]
