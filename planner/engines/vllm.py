@@ -74,7 +74,27 @@ class Vllm:
 
     def configurations(self, request: Request, release: PricedRelease) -> Iterator[Config | Refusal]:
         """Layouts over every group of equal GPUs."""
-        yield from data_center.layouts(self, request, release, attention_dp=False)
+        for config in data_center.layouts(self, request, release, attention_dp=False):
+            yield self._refused_start(config) or config
+
+    def _refused_start(self, config: Config | Refusal) -> Refusal | None:
+        """Refusal of a utilisation that more than the free memory is needed for.
+
+        vLLM compares both before it loads anything (0.33.0 ``v1/worker/utils.py`` request_memory).
+        """
+        if isinstance(config, Refusal) or config.group is None or not config.utilization:
+            return None
+        visible = config.group.gpu.visible_high
+        suffix = "tp_bytes" if config.world > 1 else "tp1_bytes"
+        free = visible - self.facts.at(f"present_before_start_{suffix}", config.version).low
+        if config.group.gpu.vendor == "amd" or config.utilization * visible <= free:
+            return None
+        return Refusal(
+            config,
+            f"vLLM starts only where {config.utilization:g} of the memory is free, and it is not: the CUDA context "
+            f"takes {(visible - free) / GIB:.1f} GiB before",
+            f"use --gpu-memory-utilization {int(1000 * free / visible) / 1000:g}",
+        )
 
     def kv_dtypes(self, request: Request, version: str) -> tuple[str, ...]:
         """KV dtypes of the model's layout."""

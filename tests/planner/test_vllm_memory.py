@@ -109,7 +109,7 @@ def test_the_vision_tower_divides_on_request_where_its_heads_do() -> None:
     whole, divided = (entry(vllm(mm_encoder_tp_mode=mode), "vision tower") for mode in ("data", "weights"))
     assert whole == pytest.approx(0.878, abs=0.001)
     assert divided < 0.25 * whole
-    sixteen_heads = {"gpu": "8xH200", "nodes": 4, "tp": 32, "mm_encoder_tp_mode": "weights"}
+    sixteen_heads: dict[str, Any] = {"gpu": "8xH200", "nodes": 4, "tp": 32, "mm_encoder_tp_mode": "weights"}
     assert entry(vllm(**sixteen_heads), "vision tower") == pytest.approx(whole)
 
 
@@ -195,6 +195,16 @@ def test_kimi_k25_on_eighty_gigabytes_is_never_called_impossible(gpu: str, versi
     priced = vllm(gpu=gpu, engine_version=version, max_model_len=8192, max_num_seqs=64, gpu_memory_utilization=0.95)
     assert priced.verdict != "no"
     assert priced.pool.budget_high > 10_000 * 70_272
+
+
+def test_a_utilization_above_the_free_memory_is_refused_before_loading() -> None:
+    given: dict[str, Any] = {"gpu": "8xH200", "engine": "vllm", "engine_version": "0.19", "tp": 8}
+    (miss,) = outcome_of(exact=True, **given, gpu_memory_utilization=0.99).missed
+    assert miss.reason == (
+        "vLLM starts only where 0.99 of the memory is free, and it is not: the CUDA context takes 1.5 GiB before"
+    )
+    assert miss.remedy == "use --gpu-memory-utilization 0.989"
+    assert outcome_of(exact=True, **given, gpu_memory_utilization=0.98).found
 
 
 def test_kimi_k25_on_h100_at_the_default_does_not_start() -> None:
