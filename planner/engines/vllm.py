@@ -25,6 +25,7 @@ from planner.engines.tensor_parallel import (
     weight_entries,
 )
 from planner.engines.vllm_loading import (
+    DATA_CENTER_BLACKWELL,
     copies_projection,
     expert_padding,
     lora_entries,
@@ -39,20 +40,19 @@ from planner.request import PricedRelease, Request
 from planner.sharding import ShardTable
 from profiles.engines import EngineFacts, load_engine
 
-CAPTURE_LIMIT: Final = 512
 LARGE_GPU_BYTES: Final = 70 * GIB
 HUGE_GPU_BYTES: Final = 160 * GIB
 """From these sizes on vLLM chooses larger defaults (``engine/arg_utils.py``)."""
 GB10_CAPABILITY: Final = 12.1
 
 
-def capture_sizes(sequences: int) -> int:
+def capture_sizes(sequences: int, limit: int = 512) -> int:
     """How many batch sizes vLLM captures as CUDA graphs for ``max_num_seqs``: 1, 2, 4, then every 8, then every 16.
 
-    >>> capture_sizes(1024), capture_sizes(64)
-    (51, 19)
+    >>> capture_sizes(1024), capture_sizes(64), capture_sizes(1024, 1024)
+    (51, 19, 83)
     """
-    largest = min(2 * sequences, CAPTURE_LIMIT)
+    largest = min(2 * sequences, limit)
     small = sum(size <= largest for size in (1, 2, 4))
     return small + len(range(8, min(largest, 255) + 1, 8)) + len(range(256, largest + 1, 16))
 
@@ -230,7 +230,9 @@ class Vllm:
         """CUDA graphs of every captured batch size."""
         if request.settings.enforce_eager:
             return None
-        facts, sizes = self.facts, capture_sizes(config.sequences)
+        facts = self.facts
+        kind = "_blackwell" if int(gpu.cuda or 0) == DATA_CENTER_BLACKWELL else ""
+        sizes = capture_sizes(config.sequences, int(facts.at(f"largest_graph{kind}", config.version).value))
         layers = -(-request.model.layers // config.pp)
         parts = [
             (facts.at("graph_constant_bytes", config.version), 1.0),

@@ -60,6 +60,7 @@ BASE: Final = (
     "moonshotai/Kimi-K2.5", "--tensor-parallel-size", "8", "--trust-remote-code", "--enable-auto-tool-choice",
     "--tool-call-parser", "kimi_k2", "--reasoning-parser", "kimi_k2",
 )  # fmt: skip
+LLAMA: Final = ("meta-llama/Llama-3.1-70B", "--tensor-parallel-size", "8")
 H200: Final = Gpu("NVIDIA H200", (9, 0), 143771 << 20)
 A40: Final = Gpu("NVIDIA A40", (8, 6), 46068 << 20)
 
@@ -154,13 +155,11 @@ def test_vllm_refuses_tool_choice_without_a_parser(vllm: EngineParser, models: M
     assert "requires --tool-call-parser" in vllm.ask(argv, models.named("kimi-k2.5", "int4"), H200, 8).error
 
 
-@pytest.mark.parametrize(("gpu", "sequences", "batched_tokens"), [(H200, 1024, 8192), (A40, 256, 2048)])
-def test_vllm_defaults_are_the_planners(
-    vllm: EngineParser, models: Models, gpu: Gpu, sequences: int, batched_tokens: int
-) -> None:
-    facts, version = load_engine("vllm"), vllm.version
-    understood = vllm.ask(BASE, models.named("kimi-k2.5", "int4"), gpu, 8).understood
-    assert understood["utilization"] == facts.at("gpu_memory_utilization", version).value
-    assert (understood["sequences"], understood["batched_tokens"]) == (sequences, batched_tokens)
-    assert min(facts.at("max_num_seqs", version).value, sequences) == sequences
-    assert min(facts.at("max_num_batched_tokens", version).value, batched_tokens) == batched_tokens
+@pytest.mark.parametrize("gpu", ["H200", "H100", "A40", "A100-80", "L40S", "B200", "B300", "RTX-PRO-6000"])
+def test_vllm_defaults_are_the_planners(vllm: EngineParser, models: Models, gpu: str) -> None:
+    (start,) = estimated("llama-3.1-70b", engine="vllm", gpu=f"8x{gpu}", tp=8, max_model_len=8192)
+    understood = vllm.ask(LLAMA, models.named("llama-3.1-70b", "bf16"), start.gpu, 8).understood
+    settings = start.candidate.settings
+    assert understood["utilization"] == settings["memory_utilization"]
+    assert understood["sequences"] == settings["max_num_seqs"]
+    assert understood["batched_tokens"] == settings["max_num_batched_tokens"]
