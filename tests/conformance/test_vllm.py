@@ -62,7 +62,6 @@ BASE: Final = (
 )  # fmt: skip
 LLAMA: Final = ("meta-llama/Llama-3.1-70B", "--tensor-parallel-size", "8")
 H200: Final = Gpu("NVIDIA H200", (9, 0), 143771 << 20)
-A40: Final = Gpu("NVIDIA A40", (8, 6), 46068 << 20)
 
 
 def problems(parser: EngineParser, models: Models, starts: Iterable[Start]) -> tuple[int, list[str]]:
