@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from formulas.units import GB
-from moeplan.launcher import assignments, command_lines
+from moeplan.launch.shell_text import assignments, command_lines
 from moeplan.text import (
     BAD,
     DOUBTFUL,
@@ -249,7 +249,7 @@ def _command(candidate: Candidate) -> RenderableType | None:
     argv = nodes[0] if nodes else launch.argv
     if not argv or candidate.quantization.status == "hypothetical":
         return None
-    several = f" (node 0 of {len(nodes)}; `moeplan launch` writes the script of all)" if len(nodes) > 1 else ""
+    several = f" (node 0 of {len(nodes)}; `moeplan launch` writes the files of all)" if len(nodes) > 1 else ""
     rows = [f"  {row}" for row in command_lines(argv)]
     environment = [f"  {assignment} \\" for assignment in assignments(launch.env)]
     return stacked(heading(f"Start{several}"), *(verbatim(row) for row in (*environment, *rows)))

@@ -11,6 +11,7 @@ from planner.cost import rent_cost
 from planner.engines.base import Config, Priced
 from planner.hardware import summary_text
 from planner.kv import layout_name
+from planner.launch import launch_of
 from planner.ledger import Device, shortest
 from planner.remedy import remedy
 from planner.request import PricedRelease, Request
@@ -133,7 +134,7 @@ def candidate(request: Request, found: Found, rank: int) -> out.Candidate:
         performance=performance_of(speed),
         quality=quality_of_release(request, release.release),
         cost=rent_cost(used_gpus(request, config), speed),
-        launch=out.Launch(argv=launch.argv, env=launch.env, per_node_argv=launch.per_node),
+        launch=launch_of(request, release, config, launch),
         settings=settings_of(config),
         warnings=tuple(warnings),
         why=why(request, found),

@@ -168,13 +168,70 @@ class Cost(Record):
     note: str = ""
 
 
+class ContainerImage(Record):
+    """A container image that holds exactly this engine version."""
+
+    reference: str
+    source: str
+
+
+class Download(Record):
+    """What to fetch from the Hub before the first start. Empty ``include`` means the whole repository."""
+
+    repository: str
+    include: tuple[str, ...] = ()
+
+
+class ChatMode(Record):
+    """Sampling of one mode of answering, and what a request hands the chat template to choose it."""
+
+    mode: str
+    temperature: float
+    top_p: float | None
+    chat_template_kwargs: dict[str, bool] = Field(default_factory=dict)
+    source: str
+
+
+class Serving(Record):
+    """What the launch files need beside the command.
+
+    Nodes meet on ``head_port``. Starting takes at most ``startup_s``, with a slow download. Weights are named by
+    ``download``, or lie on ``local_path``; where ``needs_folder``, the engine wants the folder of the download. The
+    engine itself comes as pip's ``packages``, or from its ``repository`` where there are none.
+    """
+
+    served_name: str
+    port: int
+    health: str
+    head_port: int | None
+    api_key_variable: str
+    api_key_flag: str | None
+    revision_flag: str | None
+    startup_s: int
+    gpu_vendor: str | None
+    shm_bytes: int | None
+    packages: tuple[str, ...]
+    repository: str
+    image: ContainerImage | None
+    image_program: tuple[str, ...] | None
+    download: Download | None
+    local_path: str | None
+    needs_folder: bool
+    chat: tuple[ChatMode, ...] = ()
+
+
 class Launch(Record):
-    """How the engine is started: arguments, environment, files to write beside it."""
+    """How the engine is started: arguments, environment, files to write beside it.
+
+    With several nodes ``per_node_argv`` has the arguments of each, in which HEAD_ADDRESS stands for the address of
+    node 0.
+    """
 
     argv: tuple[str, ...]
     env: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
     per_node_argv: tuple[tuple[str, ...], ...] = ()
+    serving: Serving | None = None
 
 
 class Candidate(Record):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from profiles.mixtures import UnknownMixture, base_type
-from profiles.model import QualityLoss, Release
+from profiles.model import ChatDefaults, QualityLoss, Release
 
 CARDS_FOLDER = Path(__file__).parent / "models"
 
@@ -38,15 +38,6 @@ _T = TypeVar("_T")
 
 class BadCard(ValueError):
     """A card that breaks the form; the message names the file and what is wrong."""
-
-
-class ChatDefaults(NamedTuple):
-    """Sampling that the model's publisher advises for one mode of answering."""
-
-    mode: str
-    temperature: float
-    top_p: float | None
-    source: str
 
 
 class Difference(NamedTuple):
@@ -249,6 +240,7 @@ def _card(table: _Table, path: Path) -> Card:
                 row.need("temperature", float),
                 row.get("top_p", float),
                 row.need("source", str),
+                tuple(sorted(row.mapping("chat_template_kwargs", bool).items())),
             )
             for row in table.tables("chat")
         ),

@@ -94,6 +94,21 @@ class EngineFacts:
         """Whether the version has this flag."""
         return _valid(self._flags.get(key, []), version) is not None
 
+    def flags(self) -> dict[str, list[dict[str, Any]]]:
+        """Every flag's rows by key: spelling, versions, source."""
+        return self._flags
+
+    def parser(self, kind: str, name: str, version: str) -> str | None:
+        """What the version calls the ``tool`` or ``reasoning`` parser that vLLM calls ``name``.
+
+        None for a version from before the engine had it.
+        """
+        rows = self._flags.get(f"{kind} parser {name}")
+        if rows is None:
+            return name
+        row = _valid(rows, version)
+        return None if row is None else str(row["flag"])
+
     def sources(self) -> dict[str, str]:
         """Source of every fact by key (the newest row)."""
         return {key: rows[-1]["source"] for key, rows in self._facts.items()}

@@ -177,6 +177,7 @@ def _from_card(card: Card) -> ModelSpec:
         trust_remote_code=card.trust_remote_code,
         tool_call_parser=card.tool_call_parser,
         reasoning_parser=card.reasoning_parser,
+        chat=card.chat,
         releases=(*card.releases, *_missing_formats(card.releases)),
         sources=card.sources,
         notes=(*spec.notes, *card.notes, *unexplained),

@@ -182,6 +182,19 @@ class QualityLoss(NamedTuple):
     note: str = ""
 
 
+class ChatDefaults(NamedTuple):
+    """Sampling that the model's publisher advises for one mode of answering.
+
+    ``template_kwargs`` is what a request hands the chat template to choose the mode; empty for the model's default.
+    """
+
+    mode: str
+    temperature: float
+    top_p: float | None
+    source: str
+    template_kwargs: tuple[tuple[str, bool], ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Release:
     """A set of weight files somebody published (or, hypothetical, nobody did).
@@ -244,6 +257,7 @@ class ModelSpec:
     trust_remote_code: bool = False
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
+    chat: tuple[ChatDefaults, ...] = ()
     releases: tuple[Release, ...] = ()
     sources: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())

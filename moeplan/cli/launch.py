@@ -1,4 +1,4 @@
-"""``moeplan launch``: the start script of a plan's candidate."""
+"""``moeplan launch``: the files that start a plan's candidate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from moeplan.cli.arguments import Flag, add_flags
-from moeplan.cli.output import print_json, print_remarks, write_whole
+from moeplan.cli.output import print_json, print_remarks
 from moeplan.cli.parser import Parser
 from moeplan.text_safe import printable, shortened
 from planner.errors import BadRequest
@@ -16,12 +16,15 @@ from planner.errors import BadRequest
 if TYPE_CHECKING:
     from planner.plan import Candidate, Plan
 
-FORMATS: Final = ("shell",)
 MAX_PLAN_BYTES: Final = 64 << 20
 FLAGS: Final = (
-    Flag("--format", "shell", "form of the result: shell"),
+    Flag("--format", "shell", "shell (the default), compose, kubernetes, slurm or systemd"),
     Flag("--rank", "1", "the candidate's rank in the plan"),
+    Flag("--node", "0", "of several nodes, only the files of this one"),
     Flag("--host", "ADDRESS", "address the server listens on (127.0.0.1)"),
+    Flag("--port", "8000", "port the server listens on (the engine's own)"),
+    Flag("--revision", "COMMIT", "commit of the model's repository to pin"),
+    Flag("--image", "NAME:TAG", "container image, instead of the engine's own of that version"),
 )
 
 
@@ -35,29 +38,40 @@ def register(parser: Parser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Print or write the script. 1 when the plan holds nothing that could be started."""
-    from moeplan.launcher import launch_files, remarks
+    """Print the one file that starts it, or write all. 1 when the plan holds nothing that could be started."""
+    from moeplan.launch import README, launch_files
+    from moeplan.launch.deployment import Wish, deployment_of, remarks
 
-    kind = args.format if args.format is not None else "shell"
-    if kind not in FORMATS:
-        raise BadRequest(f"--format: {shortened(kind)} is not allowed; {', '.join(FORMATS)} is")
+    wish = Wish(args.host, _number("--port", args.port), args.image, args.revision)
+    node = _number("--node", args.node)
     plan = read_plan(args.plan)
     if not plan.candidates:
         print_remarks("nothing to launch", [f"no configuration in {args.plan} fits"])
         return 1
     candidate = _chosen(plan, args.rank)
-    host = args.host if args.host is not None else "127.0.0.1"
-    files = launch_files(candidate, model=plan.model.name, generated_by=plan.generated_by, host=host)
-    print_remarks("warning", remarks(candidate, host))
+    kind = args.format if args.format is not None else "shell"
+    files = launch_files(plan, candidate, kind, wish, node)
+    print_remarks("warning", remarks(deployment_of(plan, candidate, wish)))
     if args.folder is not None:
         _write(Path(args.folder), files, force=args.force)
     if args.json:
-        print_json(json.dumps({"schema": "moeplan.launch/1", "rank": candidate.rank, "host": host, "files": files}))
+        host = wish.host if wish.host is not None else "127.0.0.1"
+        shown = {"schema": "moeplan.launch/1", "rank": candidate.rank, "format": kind, "host": host, "files": files}
+        print_json(json.dumps(shown))
     elif args.folder is None:
-        if len(files) > 1:
-            raise BadRequest(f"this configuration needs {len(files)} files: give a folder with -o")
-        print(files["launch.sh"], end="")
+        starting = [text for name, text in files.items() if name != README]
+        if len(starting) > 1:
+            raise BadRequest(f"this takes {len(files)} files: give a folder with -o, or one node with --node")
+        print(starting[0], end="")
     return 0
+
+
+def _number(flag: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.strip().isascii() and text.strip().isdigit() and len(text.strip()) <= 9):
+        raise BadRequest(f"{flag}: {shortened(text)} is not a number")
+    return int(text)
 
 
 def read_plan(path: str) -> Plan:
@@ -85,18 +99,15 @@ def _chosen(plan: Plan, text: str | None) -> Candidate:
         if text.strip() == str(candidate.rank):
             return candidate
     ranks = ", ".join(str(candidate.rank) for candidate in plan.candidates)
-    raise BadRequest(f"--rank: {shortened(text)} is not in the plan; {ranks[:60]} are")
+    raise BadRequest(f"--rank: {shortened(text)} is no candidate of the plan; {ranks[:60]} are (--node chooses a node)")
 
 
 def _write(folder: Path, files: dict[str, str], *, force: bool) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        present = [name for name in files if (folder / name).exists()]
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise BadRequest(f"-o {printable(str(folder))}: {reason}") from None
-    if present and not force:
-        raise BadRequest(f"-o: {printable(str(folder / present[0]))} exists; --force overwrites it")
-    for name, text in files.items():
-        write_whole(folder / name, text, "-o", mode=0o777 if name == "launch.sh" else 0o666)
-        print_remarks("wrote", [str(folder / name)])
+    from moeplan.cli.output import write_folder
+    from moeplan.launch import left_over
+
+    modes = {name: 0o777 if name.endswith((".sh", ".sbatch")) else 0o666 for name in files}
+    before = write_folder(folder, files, "-o", modes=modes, force=force)
+    print_remarks("wrote", [str(folder / name) for name in files])
+    stale = left_over(before, files)
+    print_remarks("warning", [f"{folder / name} is of an earlier launch and still there" for name in stale])

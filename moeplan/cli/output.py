@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from moeplan.text_safe import printable
@@ -50,3 +52,41 @@ def write_whole(path: Path, text: str, flag: str, *, mode: int = 0o666) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def write_folder(
+    folder: Path, files: Mapping[str, str], flag: str, *, modes: Mapping[str, int], force: bool
+) -> tuple[str, ...]:
+    """Write the files of a folder, which is made where it is missing; the names that were in it before.
+
+    All are written beside the folder first, so that what cannot be written leaves it as it was. Raises ``BadRequest``
+    for files that are there without ``force``, and where the place cannot be written.
+    """
+    staged = None
+    try:
+        target = folder.resolve()
+        before = tuple(sorted(path.name for path in target.iterdir())) if target.exists() else ()
+        present = [name for name in files if name in before]
+        if present and not force:
+            raise BadRequest(f"{flag}: {printable(str(folder / present[0]))} exists; --force overwrites it")
+        for name in present:
+            if not (target / name).is_file():
+                raise BadRequest(f"{flag} {printable(str(folder / name))}: not a regular file")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=".moeplan-", dir=target.parent))
+        for name, text in files.items():
+            descriptor = os.open(staged / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, modes[name])
+            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+        target.mkdir(exist_ok=True)
+        for name in files:
+            (staged / name).replace(target / name)
+    except (OSError, ValueError) as error:
+        if isinstance(error, BadRequest):
+            raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise BadRequest(f"{flag} {printable(str(folder))}: {reason}") from None
+    finally:
+        if staged is not None:
+            shutil.rmtree(staged, ignore_errors=True)
+    return before

@@ -29,6 +29,8 @@ class PoolEngine(Protocol):
 
     def default_step(self, gpu: Gpu, version: str, tp: int) -> tuple[int, int]: ...
 
+    def refused_nodes(self, config: Config) -> tuple[str, str] | None: ...
+
 
 def layouts(
     engine: PoolEngine, request: Request, release: PricedRelease, *, attention_dp: bool
@@ -51,7 +53,8 @@ def layouts(
             yield Refusal(None, refusal, "use another engine or release on this GPU")
             continue
         for base in _shapes(engine, request, group, version, attention_dp=attention_dp):
-            refused = refused_layout(request, release, base, engine.facts) or _missing_flag(engine, base)
+            refused = refused_layout(request, release, base, engine.facts)
+            refused = refused or _missing_flag(engine, base) or engine.refused_nodes(base)
             if refused:
                 yield Refusal(base, *refused)
                 continue

@@ -20,7 +20,7 @@ from planner.engines.base import (
 )
 from planner.engines.constraints import refused_layout, unsupported_gpu
 from planner.engines.llamacpp import ENGINE as LLAMA_CPP
-from planner.engines.sglang import parser_name
+from planner.engines.sglang import kv_cache_dtype, vision_stays
 from planner.engines.tensor_parallel import CHECKPOINT, absorbed_mla_bytes, fit, pool_and_devices, shards_of
 from planner.ledger import Device, Entry, exact, ranged
 from planner.request import PricedRelease, Request
@@ -69,8 +69,9 @@ class KTransformers:
             "KTransformers shards by tp only, it has no",
             (("pp", narrow.pp), ("dp", narrow.dp), ("ep", narrow.ep), ("dcp", narrow.dcp)),
         )
-        if unknown or other_ranks or not groups:
-            yield unknown or other_ranks or Refusal(None, "KTransformers needs an NVIDIA GPU", "use llama.cpp")
+        refused = unknown or other_ranks or vision_stays(request)
+        if refused or not groups:
+            yield refused or Refusal(None, "KTransformers needs an NVIDIA GPU", "use llama.cpp")
             return
         for group in groups:
             if group.gpu.vendor != "nvidia":
@@ -97,9 +98,9 @@ class KTransformers:
                     sequences=request.settings.max_num_seqs or request.demand.concurrency,
                     cpu_expert_layers=len(moe.layers),
                 )  # fmt: skip
-                refused = refused_layout(request, release, base, self.facts)
-                if refused:
-                    yield Refusal(base, *refused)
+                layout = refused_layout(request, release, base, self.facts)
+                if layout:
+                    yield Refusal(base, *layout)
                     continue
                 for on_gpu in GPU_EXPERT_STEPS:
                     if on_gpu < moe.experts and (on_gpu or not request.exact):
@@ -234,14 +235,15 @@ class KTransformers:
             "--max-running-requests", str(config.sequences),
             "--disable-shared-experts-fusion",
         ]  # fmt: skip
-        if config.kv_dtype != "bf16":
-            arguments += ["--kv-cache-dtype", "fp8_e4m3"]
+        kv_dtype = kv_cache_dtype(request, config)
+        if kv_dtype:
+            arguments += ["--kv-cache-dtype", kv_dtype]
         if request.settings.enforce_eager:
             arguments.append("--disable-cuda-graph")
-        if model.tool_call_parser:
-            arguments += ["--tool-call-parser", parser_name(facts, version, model.tool_call_parser)]
-        if model.reasoning_parser:
-            arguments += ["--reasoning-parser", parser_name(facts, version, model.reasoning_parser)]
+        for kind, card in (("tool", model.tool_call_parser), ("reasoning", model.reasoning_parser)):
+            parser = facts.parser(kind, card, version) if card else None
+            if parser:
+                arguments += [facts.flag(f"{kind}_parser", version), parser]
         if model.trust_remote_code:
             arguments.append("--trust-remote-code")
         arguments += ["--served-model-name", model.id, "--host", "127.0.0.1", "--port", "30000"]

@@ -49,6 +49,10 @@ class Sglang:
 
     def configurations(self, request: Request, release: PricedRelease) -> Iterator[Config | Refusal]:
         """Layouts over every group of equal GPUs, with attention data parallelism inside tp."""
+        stays = vision_stays(request)
+        if stays:
+            yield stays
+            return
         yield from data_center.layouts(self, request, release, attention_dp=True)
 
     def kv_dtypes(self, request: Request, version: str) -> tuple[str, ...]:
@@ -61,6 +65,19 @@ class Sglang:
         """Largest decode graph and prefill chunk that SGLang chooses for this GPU."""
         chosen = defaults(gpu.capacity / MIB, tp, self.facts, version)
         return chosen.graph_batch, chosen.chunked_prefill
+
+    def refused_nodes(self, config: Config) -> tuple[str, str] | None:
+        """A pipeline stage has whole nodes, or a node has whole stages.
+
+        SGLang 0.5.23 ``srt/entrypoints/engine.py`` _calculate_rank_ranges rounds the stages of a node down, and starts
+        the rest nowhere.
+        """
+        if config.pp % config.nodes_used == 0 or config.nodes_used % config.pp == 0:
+            return None
+        return (
+            f"{config.pp} pipeline stages do not divide over {config.nodes_used} nodes",
+            f"use a pp that is a multiple or a divisor of {config.nodes_used}",
+        )
 
     def price(self, request: Request, release: PricedRelease, config: Config) -> Priced:
         """Weights, what loading loses, and the pool that the fraction leaves."""
@@ -141,20 +158,22 @@ class Sglang:
         add("context", str(config.context))
         add("sequences", str(config.sequences))
         add("batched_tokens", str(config.batched_tokens))
-        if config.kv_dtype != "bf16":
-            add("kv_dtype", "fp8_e4m3")
+        kv_dtype = kv_cache_dtype(request, config)
+        if kv_dtype:
+            add("kv_dtype", kv_dtype)
         if request.settings.enforce_eager:
             add("eager")
         if config.draft_tokens and request.drafter is not None:
-            arguments += ["--speculative-algorithm", "EAGLE3" if request.drafter.release else "EAGLE"]
+            add("draft_algorithm", "EAGLE3" if request.drafter.release else "EAGLE")
             if request.drafter.release:
-                arguments += ["--speculative-draft-model-path", request.drafter.release]
-            arguments += ["--speculative-num-steps", str(config.draft_tokens), "--speculative-eagle-topk", "1"]
-            arguments += ["--speculative-num-draft-tokens", str(config.draft_tokens + 1)]
-        if model.tool_call_parser:
-            add("tool_parser", parser_name(facts, version, model.tool_call_parser))
-        if model.reasoning_parser:
-            add("reasoning_parser", parser_name(facts, version, model.reasoning_parser))
+                add("draft_model", request.drafter.release)
+            add("draft_steps", str(config.draft_tokens))
+            add("draft_top_k", "1")
+            add("draft_tokens", str(config.draft_tokens + 1))
+        for kind, name in (("tool", model.tool_call_parser), ("reasoning", model.reasoning_parser)):
+            parser = facts.parser(kind, name, version) if name else None
+            if parser:
+                add(f"{kind}_parser", parser)
         if model.trust_remote_code:
             add("trust_remote_code")
         add("served_name", model.id)
@@ -177,10 +196,24 @@ class Sglang:
         return LaunchSpec(per_node[0], gpu_environment(request, config), per_node)
 
 
-def parser_name(facts: EngineFacts, version: str, name: str) -> str:
-    """SGLang's name of a tool-call or reasoning parser that the model's card gives by vLLM's."""
-    key = f"parser {name}"
-    return facts.flag(key, version) if facts.has_flag(key, version) else name
+def kv_cache_dtype(request: Request, config: Config) -> str:
+    """The KV dtype to be told; empty where SGLang takes the model's by itself.
+
+    For sparse attention it chooses bf16 or FP8 by the GPU (``srt/server_args.py`` of 0.5.6; 0.5.23 as well).
+    """
+    if config.kv_dtype != "bf16":
+        return "fp8_e4m3"
+    return "bfloat16" if any(group.index_head_dim for group in request.model.kv_groups) else ""
+
+
+def vision_stays(request: Request) -> Refusal | None:
+    """Refusal of a model without its vision tower: SGLang starts few architectures so, and none that is planned here.
+
+    SGLang 0.5.23 ``srt/server_args.py`` LANGUAGE_MODEL_ONLY_ARCHITECTURES; sglang-kt has no such flag.
+    """
+    if not request.settings.text_only or request.model.vision is None:
+        return None
+    return Refusal(None, "SGLang loads the vision tower of this model in any case", "leave out --text-only")
 
 
 ENGINE = Sglang()

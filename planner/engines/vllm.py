@@ -114,6 +114,19 @@ class Vllm:
             sizes = ("max_num_seqs", "max_num_batched_tokens_large")
         return int(facts.at(sizes[0], version).value), int(facts.at(sizes[1], version).value)
 
+    def refused_nodes(self, config: Config) -> tuple[str, str] | None:
+        """A data-parallel replica has whole nodes, or a node has whole replicas.
+
+        The rest is refused by vLLM 0.33.0 ``config/parallel.py`` nnodes_within_dp, or grouped otherwise than planned.
+        """
+        replica, on_node = config.tp * config.pp, config.world // config.nodes_used
+        if config.nodes_used == 1 or on_node % replica == 0 or replica % on_node == 0:
+            return None
+        return (
+            f"data-parallel replicas of {replica} GPUs would straddle nodes of {on_node}",
+            "use a tp x pp that divides a node's GPUs or is a multiple of them",
+        )
+
     def price(self, request: Request, release: PricedRelease, config: Config) -> Priced:
         """Weights, activation, buffers and the KV pool of every pipeline stage."""
         group = config.group
@@ -276,27 +289,31 @@ class Vllm:
         if config.kv_dtype != "bf16":
             add("kv_dtype", config.kv_dtype)
         if request.settings.enforce_eager:
-            arguments.append("--enforce-eager")
+            add("eager")
         if config.lora[0]:
-            arguments += ["--enable-lora", "--max-loras", str(config.lora[0]), "--max-lora-rank", str(config.lora[1])]
+            add("lora")
+            add("max_loras", str(config.lora[0]))
+            add("max_lora_rank", str(config.lora[1]))
         if config.cpu_offload:
-            arguments += ["--cpu-offload-gb", f"{config.cpu_offload / GIB:g}"]
+            add("cpu_offload", f"{config.cpu_offload / GIB:g}")
         if config.draft_tokens and request.drafter is not None:
             chosen = {"method": request.drafter.method, "num_speculative_tokens": config.draft_tokens}
             named = {"model": request.drafter.release} if request.drafter.release else {}
-            arguments += ["--speculative-config", json.dumps(chosen | named)]
+            add("speculative", json.dumps(chosen | named))
         if model.vision is not None:
             if config.text_only:
-                add("text_only") if facts.has_flag("text_only", version) else arguments.extend(
-                    ("--limit-mm-per-prompt", '{"image": 0, "video": 0}')
-                )
+                if facts.has_flag("text_only", version):
+                    add("text_only")
+                else:
+                    add("media_limit", '{"image": 0, "video": 0}')
             elif facts.has_flag("vision_data_parallel", version):
                 add("vision_data_parallel", "weights" if config.vision_sharded else "data")
-        if model.tool_call_parser:
-            add("auto_tool_choice")
-            add("tool_parser", model.tool_call_parser)
-        if model.reasoning_parser:
-            add("reasoning_parser", model.reasoning_parser)
+        for kind, name in (("tool", model.tool_call_parser), ("reasoning", model.reasoning_parser)):
+            parser = facts.parser(kind, name, version) if name else None
+            if parser:
+                if kind == "tool":
+                    add("auto_tool_choice")
+                add(f"{kind}_parser", parser)
         if model.trust_remote_code:
             add("trust_remote_code")
         add("served_name", model.id)

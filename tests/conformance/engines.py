@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import subprocess
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from typing import Any, Final
 
 WORKERS: Final = Path(__file__).parent / "workers"
 SCRIPTS: Final = {"vllm": "vllm_worker.py", "sglang": "sglang_worker.py", "sglang-kt": "sglang_worker.py"}
-TIMEOUT_S: Final = 180
+START_S: Final = 300
+ANSWER_S: Final = 300
 SETTINGS: Final = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
@@ -53,17 +55,19 @@ class Answer:
 class EngineParser:
     """A running worker of one engine. Use it as a context manager.
 
-    ``version`` is the installed engine's. Raises ``WorkerError`` where the engine cannot be imported.
+    ``part`` is setup.sh's name: the engine, with its version where there are several. ``version`` is what is
+    installed, ``flags`` are the options that its parser has. Raises ``WorkerError`` where it cannot be imported.
     """
 
-    def __init__(self, engine: str, folder: Path, log: Path) -> None:
-        self.engine = engine
+    def __init__(self, part: str, folder: Path, log: Path) -> None:
+        self.part = part
+        engine = re.sub(r"-[0-9.]+$", "", part)
         self._log = log
         environment = {name: os.environ[name] for name in ("HOME", "LANG", "PATH", "TMPDIR") if name in os.environ}
         environment |= SETTINGS
         environment |= {
             "HF_HOME": str(folder / "cache" / "huggingface"),
-            "PYTHONPATH": str(folder / engine),
+            "PYTHONPATH": str(folder / part),
             "VLLM_CACHE_ROOT": str(folder / "cache" / "vllm"),
         }
         with log.open("wb") as stderr:
@@ -75,7 +79,13 @@ class EngineParser:
                 env=environment,
                 text=True,
             )
-        self.version: str = self._read()["version"]
+        try:
+            told = self._read(START_S)
+        except WorkerError:
+            self.close()
+            raise
+        self.version: str = told["version"]
+        self.flags = frozenset[str](told["flags"])
 
     def __enter__(self) -> EngineParser:
         return self
@@ -83,6 +93,10 @@ class EngineParser:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the worker, by its own process number."""
         self._process.kill()
         self._process.communicate()
 
@@ -99,13 +113,13 @@ class EngineParser:
             self._process.stdin.flush()
         except BrokenPipeError as problem:
             raise self._failure("ended") from problem
-        found = self._read()
+        found = self._read(ANSWER_S)
         return Answer(found.pop("accepted"), found.pop("error", ""), found)
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self, seconds: int) -> dict[str, Any]:
         assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], TIMEOUT_S)[0]:
-            raise self._failure(f"gave no answer in {TIMEOUT_S} s")
+        if not select.select([self._process.stdout], [], [], seconds)[0]:
+            raise self._failure(f"gave no answer in {seconds} s")
         line = self._process.stdout.readline()
         if not line:
             raise self._failure("ended")
@@ -113,4 +127,4 @@ class EngineParser:
         return found
 
     def _failure(self, what: str) -> WorkerError:
-        return WorkerError(f"the {self.engine} worker {what}:\n{self._log.read_text(errors='replace')[-2000:]}")
+        return WorkerError(f"the {self.part} worker {what}:\n{self._log.read_text(errors='replace')[-2000:]}")

@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,7 @@ from typing import Any, Final
 import moeplan
 import profiles
 from planner.plan import Candidate, Plan
+from profiles.library import load_model
 from tests.conformance.engines import Gpu
 
 COMMANDS: Final = {"vllm": ("vllm", "serve"), "sglang": ("python3", "-m", "sglang.launch_server")}
@@ -41,7 +42,6 @@ NVFP4: Final = {
     },
 }
 DECLARED: Final[dict[str, dict[str, Any] | None]] = {"bf16": None, "fp8": BLOCK_FP8, "nvfp4": NVFP4}
-METHODS: Final = {"int4": "compressed-tensors", "fp8": "fp8", "nvfp4": "modelopt", "bf16": ""}
 
 # vLLM wants the special tokens of the reasoning parsers, and an image processor of Kimi K2.5.
 TOKENS: Final = ("<unk>", "<think>", "</think>")
@@ -61,7 +61,8 @@ class MediaProcessor(BaseImageProcessor):
 class Start:
     """The command of one node, without the program's name, and the candidate that it is a part of.
 
-    ``node_gpus`` GPUs of the plan are on this node; ``gpu`` is None for a GPU that is not NVIDIA's.
+    ``node_gpus`` GPUs of the plan are on this node, the ``first_node`` or another; ``gpu`` is None for a GPU that is
+    not NVIDIA's.
     """
 
     argv: tuple[str, ...]
@@ -69,28 +70,28 @@ class Start:
     candidate: Candidate
     gpu: Gpu | None
     node_gpus: int
+    first_node: bool
 
     @property
     def gpus(self) -> int:
         """GPUs on all nodes."""
         return sum(device.kind == "gpu" for device in self.candidate.memory.devices)
 
+    def for_the_parser(self) -> Start:
+        """The same start on a GPU that the engine does not know, after whose parser it is not asked further."""
+        return replace(self, gpu=None)
+
     def __str__(self) -> str:
         return " ".join(self.argv)
 
 
-def planned(model: str, **options: str | int) -> Iterator[Start]:
-    """Every start of the plan with these options, the rows that only may fit too."""
-    yield from starts_of(moeplan.plan(model, top=1000, **options))
-
-
 def estimated(model: str, **options: str | int | bool) -> Iterator[Start]:
-    """The starts of one configuration, by the options of `moeplan estimate`."""
+    """The starts of one configuration, by the options of `moeplan estimate`; none where it does not fit."""
     yield from starts_of(moeplan.estimate(model, **options))
 
 
 def starts_of(plan: Plan) -> Iterator[Start]:
-    """The starts of a plan's candidates; those of llama.cpp are tested with llama.cpp."""
+    """The starts of a plan's candidates, of many nodes the first and the last; llama.cpp is asked elsewhere."""
     for candidate in plan.candidates:
         command = COMMANDS_OF.get(candidate.engine.name)
         if command is None:
@@ -98,9 +99,11 @@ def starts_of(plan: Plan) -> Iterator[Start]:
         places = Counter(device.node for device in candidate.memory.devices if device.kind == "gpu")
         argvs = candidate.launch.per_node_argv or (candidate.launch.argv,)
         assert len(places) == len(argvs), f"{len(places)} nodes of {candidate.parallel} have {len(argvs)} commands"
-        for argv, node in zip(argvs, sorted(places), strict=True):
+        gpu = _gpu(plan, candidate)
+        for number, (argv, node) in enumerate(zip(argvs, sorted(places), strict=True)):
             assert argv[: len(command)] == command, argv
-            yield Start(argv[len(command) :], plan, candidate, _gpu(plan, candidate), places[node])
+            if number in (0, len(argvs) - 1):
+                yield Start(argv[len(command) :], plan, candidate, gpu, places[node], number == 0)
 
 
 def _gpu(plan: Plan, candidate: Candidate) -> Gpu | None:
@@ -143,14 +146,13 @@ def _repository(model: str, quantization: str) -> dict[str, str]:
     if "config_section" in card:
         config = config[card["config_section"]]
     parts = [part for part in (config, config.get("text_config")) if part is not None]
-    declared = [part["quantization_config"] for part in parts if part.get("quantization_config")]
-    method = declared[0]["quant_method"] if declared else ""
+    native = load_model(model).native_quantization == quantization
     for part in parts:
         # It names Python files of the repository, which are not here; both engines bring classes of their own.
         part.pop("auto_map", None)
-        if method != METHODS[quantization]:
+        if not native:
             part.pop("quantization_config", None)
-    if method != METHODS[quantization] and DECLARED[quantization] is not None:
+    if not native and DECLARED[quantization] is not None:
         config["quantization_config"] = DECLARED[quantization]
     files = {"config.json": json.dumps(config), **_tokenizer()}
     if "vision_config" in config:

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import pytest
 
+import moeplan
 from tests.conformance.engines import Answer, EngineParser, Gpu
-from tests.conformance.starts import Models, Start, estimated, planned
+from tests.conformance.starts import Models, Start, estimated, starts_of
 
 GRID: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("kimi-k2.5", {"gpu": "4xRTX4090-48", "ram": "1TiB", "cpu": "2xepyc-9004", "cores": 64}),
@@ -55,7 +56,7 @@ def differences(start: Start, answer: Answer, cores: int) -> dict[str, str]:
 def test_ktransformers_starts_every_planned_configuration(
     sglang_kt: EngineParser, models: Models, model: str, options: dict[str, Any]
 ) -> None:
-    starts = list(planned(model, engine="ktransformers", **options))
+    starts = list(starts_of(moeplan.plan(model, engine="ktransformers", top=1000, **options)))
     assert starts
     for start in starts:
         answer = sglang_kt.ask(start.argv, models.of(start), start.gpu, start.node_gpus)

@@ -26,8 +26,11 @@ from hwdetect.inventory import (
 from planner.memory_report import ClaimVerdict, KvCacheRow, MemoryReport, ParameterCounts, WeightsRow
 from planner.plan import (
     Candidate,
+    ChatMode,
+    ContainerImage,
     Cost,
     DeviceMemory,
+    Download,
     EngineRef,
     HardwareSummary,
     KvCache,
@@ -45,6 +48,7 @@ from planner.plan import (
     Range,
     Rejection,
     SearchSummary,
+    Serving,
     WorkloadRef,
 )
 
@@ -152,6 +156,19 @@ PERFORMANCE = Performance(
     bound_by="HBM",
     evidence="modelled",
 )
+SERVING = Serving(
+    served_name="model-a", port=8000, health="/health", head_port=29501, api_key_variable="VLLM_API_KEY",
+    api_key_flag=None, revision_flag="--revision", startup_s=14400, gpu_vendor="nvidia", shm_bytes=16 * GIB,
+    packages=("vllm==0.18.0",), repository="https://github.com/vllm-project/vllm",
+    image=ContainerImage(reference="vllm/vllm-openai:v0.18.0", source="its tags"), image_program=None,
+    download=Download(repository="org/Model-A"), local_path=None, needs_folder=False,
+    chat=(
+        ChatMode(mode="thinking", temperature=1.0, top_p=0.95, source="its card"),
+        ChatMode(
+            mode="instant", temperature=0.6, top_p=None, chat_template_kwargs={"thinking": False}, source="its card"
+        ),
+    ),
+)  # fmt: skip
 ARGV = ("vllm", "serve", "org/Model-A", "--tensor-parallel-size", "8", "--trust-remote-code", "--host", "127.0.0.1")
 
 
@@ -179,7 +196,7 @@ def fitting(rank: int = 1) -> Candidate:
             usd_per_hour=28.72, usd_per_million_output_tokens=spread(9.6, 12.4, 15.9), provider="Somebody",
             date="2026-08-27", source="their price list",
         ),
-        launch=Launch(argv=ARGV, env={"NCCL_DEBUG": "WARN"}),
+        launch=Launch(argv=ARGV, env={"NCCL_DEBUG": "WARN"}, serving=SERVING),
         warnings=("--trust-remote-code runs Python of the model's repository",),
         why="48.2 GiB free on the tightest device",
     )  # fmt: skip
@@ -222,7 +239,10 @@ def offloaded(rank: int = 2) -> Candidate:
                 facts=(QualityFact(suite="suite-a", metric="kld", value=0.0709, source="a table"),),
             ),
             "cost": None,
-            "launch": Launch(argv=("llama-server", "--model", "a b.gguf", "--host", "127.0.0.1")),
+            "launch": Launch(
+                argv=("llama-server", "--model", "a b.gguf", "--host", "127.0.0.1"),
+                serving=SERVING.model_copy(update={"download": None, "local_path": "a b.gguf", "chat": ()}),
+            ),
             "warnings": (),
             "why": "experts of 23 layers stay in RAM",
         }
@@ -305,6 +325,7 @@ def two_node_plan() -> Plan:
             (*shared, "0", "--master-addr", "HEAD_ADDRESS", "--host", "127.0.0.1"),
             (*shared, "1", "--dist-init-addr", "HEAD_ADDRESS:5000", "--headless"),
         ),
+        serving=SERVING,
     )
     changed = {"memory": Memory(devices=devices), "launch": launch, "parallel": Parallel(tp=8, pp=2, dp=1, ep=1, dcp=1)}
     return plan_of((fitting().model_copy(update=changed),))

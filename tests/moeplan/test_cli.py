@@ -7,7 +7,6 @@ import io
 import json
 import os
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -265,82 +264,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (path.read_text(), link.is_symlink()) == ("new", True)
     with pytest.raises(BadRequest, match="not a regular file"):
         write_whole(tmp_path, "x", "-o")
-
-
-@pytest.fixture
-def plan_file(plan: Plan, tmp_path: Path) -> Path:
-    """A plan on disk."""
-    path = tmp_path / "plan.json"
-    path.write_text(plan.to_json())
-    return path
-
-
-def test_launch_prints_the_script(plan_file: Path) -> None:
-    code, out, err = call("launch", str(plan_file))
-    assert code == 0
-    assert out == (Path(__file__).parent / "golden" / "launch_one_node.sh").read_text()
-    assert err.count("--trust-remote-code") == 1
-
-
-def test_launch_takes_the_rank_that_is_asked_for(plan_file: Path) -> None:
-    assert "exec llama-server" in call("launch", str(plan_file), "--rank", "2")[1]
-    code, out, err = call("launch", str(plan_file), "--rank", "3")
-    assert (code, out) == (2, "")
-    assert err == "moeplan: --rank: '3' is not in the plan; 1, 2 are\n"
-
-
-def test_launch_writes_a_folder_and_never_over_a_file(plan_file: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "a" / "b"
-    assert call("launch", str(plan_file), "-o", str(folder))[0] == 0
-    script = folder / "launch.sh"
-    assert script.stat().st_mode & stat.S_IXUSR
-    first = script.read_text()
-    code, _, err = call("launch", str(plan_file), "-o", str(folder), "--rank", "2")
-    assert (code, script.read_text()) == (2, first)
-    assert "exists; --force overwrites it" in err
-    assert call("launch", str(plan_file), "-o", str(folder), "--rank", "2", "--force")[0] == 0
-    assert script.read_text() != first
-
-
-def test_launch_as_json(plan_file: Path) -> None:
-    value = json.loads(call("launch", str(plan_file), "--json", "--host", "0.0.0.0")[1])
-    assert value["schema"] == "moeplan.launch/1"
-    assert "--host 0.0.0.0" in value["files"]["launch.sh"]
-
-
-def test_launch_of_a_plan_in_which_nothing_fits(empty_plan: Plan, tmp_path: Path) -> None:
-    path = tmp_path / "plan.json"
-    path.write_text(empty_plan.to_json())
-    code, out, err = call("launch", str(path))
-    assert (code, out) == (1, "")
-    assert "nothing to launch" in err
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{}", "not a moeplan.plan/1; its schema is 'None'"),
-        ('{"schema": "moeplan.plan/2"}', "its schema is 'moeplan.plan/2'"),
-        ('{"schema": "moeplan.plan/1"}', "not a moeplan.plan/1: generated_by: Field required"),
-        ('{"schema": 1, "schema": 2}', "appears twice"),
-        ("[" * 100_000, "nested"),
-        ("", "not JSON"),
-    ],
-)
-def test_launch_of_what_is_no_plan(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "plan.json"
-    path.write_text(text)
-    code, out, err = call("launch", str(path))
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert message in err
-
-
-def test_a_plan_of_the_real_thing_can_be_launched(tmp_path: Path) -> None:
-    path = tmp_path / "plan.json"
-    assert call("plan", "kimi-k2.5", "--gpu", "8xH100", "--nodes", "2", "--output", str(path))[0] == 0
-    code, out, _ = call("launch", str(path))
-    assert code == 0
-    assert subprocess.run(["bash", "-n"], input=out, text=True, check=False).returncode == 0
 
 
 def test_ctrl_c_is_one_line_and_130() -> None:

@@ -62,6 +62,11 @@ def parsed(commands: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     return _ask([{"argv": list(argv)} for argv in commands])
 
 
+def settings_of(commands: Sequence[Sequence[str]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """What llama.cpp's parser makes of each command under its own ``names``, or ``refused``."""
+    return _ask([{"argv": list(argv), "settings": list(names)} for argv in commands])
+
+
 def _ask(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
     finished = subprocess.run(
         [sys.executable, "-m", "tests.planner.launched_worker"],

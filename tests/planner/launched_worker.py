@@ -1,10 +1,11 @@
 """Runs in a process of its own: what llama.cpp would allocate for command lines, with GPUs that only have a name.
 
-Reads questions (JSON) from standard input and prints one answer a line. A question is ``argv`` of ``llama-server``, or
-``path``, ``argv`` and ``gpus``: the command is parsed by llama.cpp's own parser, the file loaded without allocating
-anything, and the bytes that llama.cpp plans for every buffer are told. The GPUs are stand-ins of ggml's device
-interface: buffers of their own with CUDA's alignment, which no other device can read, and CUDA's answers to what ggml
-asks. Placement, graph, splits, copies and allocator are llama.cpp's and ggml's own.
+Reads questions (JSON) from standard input and prints one answer a line. A question is ``argv`` of ``llama-server``,
+with or without the names of the ``settings`` to tell of it, or ``path``, ``argv`` and ``gpus``: the command is parsed
+by llama.cpp's own parser, the file loaded without allocating anything, and the bytes that llama.cpp plans for every
+buffer are told. The GPUs are stand-ins of ggml's device interface: buffers of their own with CUDA's alignment, which no
+other device can read, and CUDA's answers to what ggml asks. Placement, graph, splits, copies and allocator are
+llama.cpp's and ggml's own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -218,11 +220,17 @@ def _parsed(library: ctypes.CDLL, argv: Sequence[str]) -> tuple[Any, int] | None
     return (parameters, address) if getattr(library, PARSE)(len(argv), words, address, SERVER, None) else None
 
 
+def _plain(value: object) -> object:
+    return sorted(value) if isinstance(value, set) else value
+
+
 def _answer(library: ctypes.CDLL, devices: list[int], question: dict[str, Any]) -> dict[str, Any]:
     parsed = _parsed(library, question["argv"])
     if parsed is None:
         return {"refused": "arguments"}
     parameters, address = parsed
+    if "settings" in question:
+        return {name: _plain(getattr(parameters, name)) for name in question["settings"]}
     if "path" not in question:
         return {"model": [parameters.model.path, parameters.model.hf_repo], "projector": not parameters.no_mmproj}
     gpus = question["gpus"]
@@ -257,10 +265,13 @@ def _answer(library: ctypes.CDLL, devices: list[int], question: dict[str, Any]) 
 
 def main() -> None:
     """Answers every question of standard input."""
+    # The parser prints too.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     library = _library()
     devices: list[int] = []
     for question in json.load(sys.stdin):
-        print(json.dumps(_answer(library, devices, question)), flush=True)
+        print(json.dumps(_answer(library, devices, question)), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,29 @@ def test_ranks_divide_over_the_nodes() -> None:
     assert reason == "20 ranks do not divide over 3 nodes"
 
 
+@pytest.mark.parametrize(
+    ("engine", "given", "reason"),
+    [
+        (
+            "vllm",
+            {"nodes": 3, "tp": 4, "pp": 3, "dp": 2},
+            "data-parallel replicas of 12 GPUs would straddle nodes of 8",
+        ),
+        ("sglang", {"nodes": 2, "tp": 4, "pp": 3}, "3 pipeline stages do not divide over 2 nodes"),
+    ],
+)
+def test_nodes_and_ranks_divide_one_another(engine: str, given: dict[str, Any], reason: str) -> None:
+    outcome = outcome_of("deepseek-v3", exact=True, engine=engine, quant="fp8", gpu="8xH200", **given)
+    assert not outcome.found and [miss.reason for miss in outcome.missed] == [reason]
+
+
+@pytest.mark.parametrize("engine", ["sglang", "ktransformers"])
+def test_sglang_does_not_leave_out_the_vision_tower(engine: str) -> None:
+    given: dict[str, Any] = {"gpu": "8xH200", "ram": "1TiB", "cpu": "xeon-spr", "quant": "int4", "text_only": True}
+    outcome = outcome_of(exact=True, engine=engine, **given)
+    assert not outcome.found and ["vision tower" in miss.reason for miss in outcome.missed] == [True]
+
+
 @pytest.mark.parametrize("nodes", [1, 2, 3])
 def test_the_search_fills_nodes(nodes: int) -> None:
     """A tensor-parallel group never lies on two nodes when whole nodes are used."""

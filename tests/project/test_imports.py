@@ -21,6 +21,7 @@ BREACHES = {
     "nvml": ("hwdetect", "import pynvml"),
     "textual": ("moeplan", "import textual"),
     "plotly": ("tui", "import plotly"),
+    "yaml": ("planner", "import yaml"),
 }
 
 

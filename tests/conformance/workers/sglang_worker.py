@@ -16,18 +16,18 @@ import argparse
 import ast
 import copy
 import importlib
-import importlib.abc
-import importlib.machinery
 import importlib.metadata
 import json
 import os
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-STAND_INS = frozenset({"IPython", "sgl_kernel", "torchvision", "triton"})
+from stand_ins import Refused, StandIns
+
+STAND_INS = ("IPython", "sgl_kernel", "torchvision", "triton")
 # torch looks for triton too; what asks for it has to be imported before there is a stand-in to find.
 BEFORE_STAND_INS = (
     "torch._inductor.utils",
@@ -40,58 +40,6 @@ BEFORE_A_GPU_IN_THE_FORK = (
     "sglang.srt.configs.model_config",
     "sglang.srt.model_loader",
 )
-
-
-class Refused(Exception):
-    """The argument parser called `error`."""
-
-
-class Anything:
-    """Whatever a module body does with a package that is not there: decorate, annotate, derive."""
-
-    def __getattr__(self, name: str) -> Anything:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Anything()
-
-    def __call__(self, *arguments: object, **options: object) -> Anything:
-        return Anything()
-
-    def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[type, ...]:
-        return ()
-
-    def __or__(self, other: object) -> Anything:
-        return self
-
-    __ror__ = __or__
-
-
-class AnyModule(types.ModuleType):
-    """A module that has every name."""
-
-    def __getattr__(self, name: str) -> Anything:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Anything()
-
-
-class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the packages of STAND_INS, after everything else failed to."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname.partition(".")[0] not in STAND_INS:
-            return None
-        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        return AnyModule(spec.name)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        if module.__name__ == "triton.runtime":
-            # SGLang asks the driver which device there is, and takes an exception for "none".
-            vars(module)["driver"] = None
 
 
 def install_gpu(*, fork: bool) -> Callable[[dict[str, Any], int], None]:
@@ -133,7 +81,7 @@ def install_gpu(*, fork: bool) -> Callable[[dict[str, Any], int], None]:
 def rank_ranges(sglang: Path) -> Callable[..., tuple[range, range, int, int]]:
     """The function with which SGLang divides ranks over nodes, taken out of a file that imports the CUDA runtime."""
     source = ast.parse((sglang / "srt" / "entrypoints" / "engine.py").read_text(encoding="utf-8"))
-    wanted = [
+    wanted: list[ast.stmt] = [
         item for item in source.body if isinstance(item, ast.FunctionDef) and item.name == "_calculate_rank_ranges"
     ]
     names: dict[str, Any] = {"Tuple": tuple}
@@ -203,7 +151,10 @@ def fork_answer(args: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    fork = sys.argv[1] == "sglang-kt"
+    distribution = sys.argv[1]
+    version = importlib.metadata.version(distribution)
+    # The fork is of a SGLang that resolved its arguments while they are built, as 0.5.6 does.
+    fork = distribution == "sglang-kt" or version.startswith("0.5.6")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     for name in BEFORE_STAND_INS:
@@ -211,12 +162,12 @@ def main() -> None:
     # Transformers chooses what it offers by what it can import: before there are stand-ins.
     for name in ("AutoModel", "AutoProcessor", "PreTrainedModel"):
         getattr(importlib.import_module("transformers"), name)
-    sys.meta_path.append(StandIns())
+    sys.meta_path.append(StandIns(*STAND_INS))
     importlib.import_module("triton.runtime")
     describe = install_gpu(fork=fork)
     server_args = importlib.import_module("sglang.srt.server_args").ServerArgs
     # Stricter than SGLang: what an abbreviation means can change with every new flag.
-    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser: Any = argparse.ArgumentParser(allow_abbrev=False)
     server_args.add_cli_args(parser)
 
     def error(message: str) -> None:
@@ -235,7 +186,7 @@ def main() -> None:
         resolved = server_args.from_cli_args(args)
         return {"model": name, **(fork_answer(resolved) if ranges is None else upstream_answer(resolved, ranges))}
 
-    print(json.dumps({"version": importlib.metadata.version(sys.argv[1])}), file=answers, flush=True)
+    print(json.dumps({"version": version, "flags": list(parser._option_string_actions)}), file=answers, flush=True)
     for line in sys.stdin:
         try:
             reply = {"accepted": True, **answer(json.loads(line))}

@@ -14,24 +14,32 @@ from __future__ import annotations
 
 import copy
 import importlib
+import importlib.metadata
 import json
 import os
+import pickle
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
-EXTENSIONS = ("vllm._C_stable_libtorch", "vllm._moe_C_stable_libtorch", "vllm._qutlass_C")
+from stand_ins import Refused, StandIns
+
+EXTENSIONS = (
+    "vllm._C",
+    "vllm._moe_C",
+    "vllm._C_stable_libtorch",
+    "vllm._moe_C_stable_libtorch",
+    "vllm._qutlass_C",
+)
+# What vLLM 0.11 imports beyond the requirements of 0.33.
+NOT_IMPORTED_SINCE = ("blake3", "jinja2", "setproctitle")
 CAPABILITY_QUERIES = (
     "cutlass_scaled_mm_supports_fp8",
     "cutlass_scaled_mm_supports_block_fp8",
     "cutlass_group_gemm_supported",
 )
 FIRST_GPU = {"name": "NVIDIA H100 80GB HBM3", "capability": [9, 0], "bytes": 80 << 30}
-
-
-class Refused(Exception):
-    """The argument parser called `error`."""
 
 
 def stand_in_for_compiled_code() -> Any:
@@ -69,22 +77,49 @@ def install_platform() -> Callable[[dict[str, Any], int], None]:
         "is_fully_connected": lambda cls, device_ids: True,
         "get_all_device_numa_nodes": lambda cls: None,
     }
-    methods = {name: classmethod(function) for name, function in facts.items()}
+    methods: dict[str, Any] = {name: classmethod(function) for name, function in facts.items()}
     describe(FIRST_GPU, 8)
-    importlib.import_module("vllm.platforms")._current_platform = type("Gpu", (cuda.CudaPlatformBase,), methods)()
+    platforms: Any = importlib.import_module("vllm.platforms")
+    platforms._current_platform = type("Gpu", (cuda.CudaPlatformBase,), methods)()
+    # Earlier versions ask for the number of GPUs past the platform. Imported now, it knows the one above.
+    parallel: Any = importlib.import_module("vllm.config.parallel")
+    if hasattr(parallel, "cuda_device_count_stateless"):
+        parallel.cuda_device_count_stateless = lambda: now["count"]
     return describe
 
 
-def make_parser() -> Any:
+def either(name: str, before: str) -> Any:
+    """The module of that name, or the one that stood for it in earlier versions."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        return importlib.import_module(before)
+
+
+def make_parser(arguments: Any) -> Any:
     """The parser of `vllm serve`; its `error` raises instead of leaving the process."""
-    arguments = importlib.import_module("vllm.entrypoints.common.cli_args")
-    parser = importlib.import_module("vllm.utils.argparse_utils").FlexibleArgumentParser()
+    parser = either("vllm.utils.argparse_utils", "vllm.utils").FlexibleArgumentParser()
 
     def error(message: str) -> None:
         raise Refused(message)
 
     parser.error = error
     return arguments.make_arg_parser(parser)
+
+
+def read_models_once() -> None:
+    """Most of a request would go into reading the same config.json again; each gets a copy of its own."""
+    model: Any = importlib.import_module("vllm.config.model")
+    read = model.get_config
+    kept: dict[str, bytes] = {}
+
+    def get_config(*arguments: Any, **options: Any) -> Any:
+        question = repr((arguments, sorted(options.items())))
+        if question not in kept:
+            kept[question] = pickle.dumps(read(*arguments, **options))
+        return pickle.loads(kept[question])
+
+    model.get_config = get_config
 
 
 def understood(config: Any) -> dict[str, Any]:
@@ -114,28 +149,34 @@ def understood(config: Any) -> dict[str, Any]:
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    version = importlib.metadata.version("vllm")
+    old = version.startswith("0.11.")
+    if old:
+        sys.meta_path.append(StandIns(*NOT_IMPORTED_SINCE))
     operators = stand_in_for_compiled_code()
     describe = install_platform()
-    parser = make_parser()
-    arguments = importlib.import_module("vllm.entrypoints.common.cli_args")
+    arguments = either("vllm.entrypoints.common.cli_args", "vllm.entrypoints.openai.cli_args")
+    parser = make_parser(arguments)
     engine = importlib.import_module("vllm.engine.arg_utils")
     usage = importlib.import_module("vllm.usage.usage_lib").UsageContext.OPENAI_API_SERVER
+    if not old:
+        read_models_once()
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         # The defaults are objects which the configuration is written into: the next request shall not see it.
         args = copy.deepcopy(parser.parse_args(request["argv"]))
         arguments.validate_parsed_serve_args(args)
-        arguments.validate_api_server_args(args)
+        if hasattr(arguments, "validate_api_server_args"):
+            arguments.validate_api_server_args(args)
         name, args.model = args.model_tag, request["model"]
-        engine_args = engine.AsyncEngineArgs.from_cli_args(args)
         if request["gpu"] is None:
             return {"model": name}
+        engine_args = engine.AsyncEngineArgs.from_cli_args(args)
         describe(request["gpu"], request["gpus"])
         config = engine_args.create_engine_config(usage_context=usage, headless=args.headless)
         return {"model": name, **understood(config)}
 
-    version = importlib.import_module("importlib.metadata").version("vllm")
-    print(json.dumps({"version": version}), file=answers, flush=True)
+    print(json.dumps({"version": version, "flags": list(parser._option_string_actions)}), file=answers, flush=True)
     for line in sys.stdin:
         try:
             reply = {"accepted": True, **answer(json.loads(line))}
