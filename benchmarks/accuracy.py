@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.accuracy_memory import memory_sections  # noqa: E402
+from benchmarks.accuracy_speed import sections  # noqa: E402
 from moeplan import estimate  # noqa: E402
 from planner.errors import BadRequest, Undetermined  # noqa: E402
 from planner.plan import Candidate, Plan, Rejection  # noqa: E402
@@ -101,28 +102,6 @@ def priced(row: dict[str, Any], **options: str | float) -> Candidate | Rejection
     return plan.candidates[0] if plan.candidates else plan.rejected[0]
 
 
-def decode_rows() -> Iterator[tuple[str, Row | str]]:
-    """Time per token of vLLM and SGLang, milliseconds."""
-    for row in [*rows_of("speed.json"), *rows_of("load.json")]:
-        measured = row.get("tpot_ms") or row.get("measured", {}).get("mean_tpot_ms")
-        if not measured or row["engine"] not in ("vLLM", "SGLang") or not row.get("n_gpu") or row.get("speculation"):
-            continue
-        streams = row.get("effective_concurrency") or row.get("measured", {}).get("effective_concurrency")
-        result = priced(
-            row, concurrency=max(1, round(streams or row["concurrency"])), input_tokens=row["isl"],
-            output_tokens=row["osl"], context=max(16384, 2 * (row["isl"] + row["osl"])),
-        )  # fmt: skip
-        case = (
-            f"{row['model'].split('/')[-1]} {row.get('quant') or row.get('precision')}, {row['n_gpu']}x {row['gpu']}, "
-            f"{row['engine']}, {row['isl']}/{row['osl']} tokens, {row['concurrency']} streams"
-        )
-        if not isinstance(result, Candidate):
-            yield case, result if isinstance(result, str) else result.reason
-            continue
-        tpot = result.performance.tpot_s
-        yield case, Row(case, measured, tpot.low * 1e3, tpot.expected * 1e3, tpot.high * 1e3)
-
-
 def table(title: str, unit: str, results: list[tuple[str, Row | str]]) -> list[str]:
     """One section of the document."""
     rows = [row for _, row in results if isinstance(row, Row)]
@@ -164,8 +143,10 @@ def main() -> None:
         "The constants of the model come from some of these rows (their source lines say which), so this is a check of",
         "the mechanism, not a blind test. Queueing rows depend on the load generator as much as on the machine.",
         "",
+        "Checkpoints and files beside their published sizes: [accuracy-weights.md](accuracy-weights.md).",
+        "",
         *memory_sections(),
-        *table("Time per token, vLLM and SGLang", "ms", unique(decode_rows())),
+        *sections(),
     ]
     path = ROOT / "docs" / "accuracy.md"
     path.write_text("\n".join(text), encoding="utf-8")

@@ -6,9 +6,11 @@
     mla                (kv_lora_rank + rope_dim) * bytes          one shared vector, no heads, no factor two
     mla expanded       n_heads * (nope + rope + v) * bytes        what eager Hugging Face code stores
     indexer            index_head_dim + 4 bytes                   fp8 key and one F32 scale (DeepSeek sparse attention)
+    compressed         one state per ``tokens_per_state`` tokens, and what the pooling of the next one still needs
 
 Sources: vLLM 0.33.0 ``v1/kv_cache_interface.py`` and ``layers/attention/mla_attention.py``; SGLang 0.5.23
-``mem_cache``; llama.cpp PR 19067 (no V cache for MLA); DeepSeek-V3.2 technical report (indexer).
+``mem_cache``; llama.cpp PR 19067 (no V cache for MLA); DeepSeek-V3.2 technical report (indexer); for DeepSeek V4 vLLM
+0.33.0 ``models/deepseek_v4`` and SGLang 0.5.23 ``mem_cache/deepseek_v4_memory_pool.py``.
 """
 
 from __future__ import annotations
@@ -96,6 +98,41 @@ def indexer_bytes(index_head_dim: int) -> int:
     132
     """
     return index_head_dim + 4 * -(-index_head_dim // 128)
+
+
+def packed_state_bytes(nope_dim: int, rope_dim: int) -> int:
+    """Bytes of one cached state of DeepSeek V4 in ``fp8_ds_mla``.
+
+    The part without rope in fp8 with one E8M0 scale per 64 elements, the scales padded to eight bytes; the rope part in
+    bf16. Kimi K2.5 has no such state: its latent would take ``mla_bytes(512, 64, "fp8_ds_mla")``.
+
+    >>> packed_state_bytes(448, 64), mla_bytes(512, 64, "fp8_ds_mla")
+    (584, 656)
+    """
+    scales = -(-nope_dim // 64)
+    return nope_dim + 2 * rope_dim + -(-scales // 8) * 8
+
+
+def compressor_state_bytes(tokens_per_state: int, head_dim: int, *, overlapping: bool) -> int:
+    """Bytes per sequence and layer of what a compressor keeps of the tokens that no state holds yet.
+
+    Each of ``tokens_per_state`` tokens keeps a value and a score of ``head_dim`` F32 elements; ``overlapping`` states
+    pool two windows of tokens through two sets of both, which is four times as much.
+
+    >>> compressor_state_bytes(128, 512, overlapping=False), compressor_state_bytes(4, 512, overlapping=True)
+    (524288, 65536)
+    """
+    windows = 2 if overlapping else 1
+    return windows * tokens_per_state * 2 * windows * head_dim * 4
+
+
+def cached_states(tokens: int, tokens_per_state: int) -> int:
+    """States cached for ``tokens`` tokens; those that do not fill a state wait in the compressor.
+
+    >>> cached_states(262144, 1), cached_states(262144, 128), cached_states(100, 128)
+    (262144, 2048, 0)
+    """
+    return tokens // tokens_per_state
 
 
 def cached_tokens(tokens: int, window: int | None, batched_tokens: int = 0) -> int:

@@ -7,7 +7,7 @@ Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst, proc_pid_cgrou
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from hwdetect.facts import FloatFact, IntFact, TextFact, printable
@@ -24,25 +24,67 @@ def memory_limit(root: Path) -> IntFact:
 
     memory.high counts because above it the kernel slows the process down until it is useless.
     """
-    limit, unread = _tightest(
-        root,
-        "memory",
-        {"memory.max": _v2_bytes, "memory.high": _v2_bytes, "memory.limit_in_bytes": _v1_bytes},
-    )
+    limit, unread = _tightest(root, "memory", _MEMORY_LIMITS)
     return _limit_fact(root, "memory", limit, unread)
 
 
 def memory_used(root: Path) -> IntFact:
     """Bytes charged to this process's own group, page cache included."""
     for directory in _groups(root, "memory"):
-        for name in ("memory.current", "memory.usage_in_bytes"):
+        for name in _MEMORY_USED:
             path = directory / name
             if path.is_file():
                 try:
-                    return IntFact.reported(int(path.read_text()), _shown(root, path))
+                    return IntFact.reported(_count(path.read_text(errors="replace").strip()), _shown(root, path))
                 except (OSError, ValueError) as error:
                     return IntFact.missing(_shown(root, path), printable(str(error)))
     return IntFact.missing("cgroup", "no cgroup memory controller counts this process")
+
+
+def memory_available(root: Path) -> IntFact:
+    """What this process may still allocate under its limits: the least, over all levels, of limit - working set.
+
+    The working set is what is charged less file pages that nobody used lately (inactive_file of memory.stat), which the
+    kernel takes back before it kills.
+    """
+    left: list[tuple[int, Path]] = []
+    for directory in _groups(root, "memory"):
+        limits = [
+            limit
+            for name, parse in _MEMORY_LIMITS.items()
+            if (limit := _number_in(directory / name, parse)) is not None
+        ]
+        if not limits:
+            continue
+        used = next((size for name in _MEMORY_USED if (size := _number_in(directory / name, _plain)) is not None), None)
+        if used is None:
+            return IntFact.missing(_shown(root, directory), "there is a limit, and what is charged cannot be read")
+        left.append((max(0, int(min(limits)) - max(0, used - _inactive_file(directory))), directory))
+    if not left:
+        return IntFact.missing("cgroup", "no memory limit is in force")
+    size, directory = min(left, key=lambda each: each[0])
+    return IntFact.reported(size, f"{_shown(root, directory)}: limit - working set")
+
+
+def _plain(_path: Path, text: str) -> int:
+    return _count(text)
+
+
+def _number_in(path: Path, parse: Callable[[Path, str], int | None]) -> int | None:
+    try:
+        return parse(path, path.read_text(errors="replace").strip())
+    except (OSError, ValueError):
+        return None
+
+
+def _inactive_file(directory: Path) -> int:
+    """Version 1 counts children under total_inactive_file, version 2 has them in inactive_file."""
+    sizes: dict[str, int] = {}
+    for line in _lines(directory / "memory.stat"):
+        name, _, number = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file") and number.isascii() and number.isdigit():
+            sizes[name] = int(number)
+    return sizes.get("total_inactive_file", sizes.get("inactive_file", 0))
 
 
 def swap_limit(root: Path) -> IntFact:
@@ -69,7 +111,7 @@ def cpuset(root: Path) -> TextFact:
     for directory in _groups(root, "cpuset"):
         for name in ("cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus"):
             try:
-                cpus = (directory / name).read_text().strip()
+                cpus = (directory / name).read_text(errors="replace").strip()
             except OSError:
                 continue
             if cpus:
@@ -82,7 +124,7 @@ Limit = tuple[float, Path, str]
 
 
 def _tightest(
-    root: Path, controller: str, parsers: dict[str, Callable[[Path, str], float | None]]
+    root: Path, controller: str, parsers: Mapping[str, Callable[[Path, str], float | None]]
 ) -> tuple[Limit | None, tuple[Path, str] | None]:
     """The smallest limit over all levels, and the first file that is there but could not be read."""
     limits: list[Limit] = []
@@ -93,7 +135,7 @@ def _tightest(
             if not path.is_file():
                 continue
             try:
-                raw = path.read_text().strip()
+                raw = path.read_text(errors="replace").strip()
                 value = parse(path, raw)
             except (OSError, ValueError, ArithmeticError) as error:
                 unread = unread or (path, printable(str(error)))
@@ -114,23 +156,34 @@ def _limit_fact(root: Path, controller: str, limit: Limit | None, unread: tuple[
     return IntFact.no_limit(f"cgroup {controller} controller")
 
 
+def _count(text: str) -> int:
+    """Digits as a number that fits 64 bits. Raises ValueError, also where the kernel would write nothing like it."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ValueError(f"not a count: {text[:40]!r}")
+    return min(int(text), 2**63 - 1)
+
+
 def _v2_bytes(_path: Path, text: str) -> int | None:
-    return None if text == "max" else int(text)
+    return None if text == "max" else _count(text)
 
 
 def _v1_bytes(_path: Path, text: str) -> int | None:
-    return None if int(text) >= _V1_NO_LIMIT_FLOOR else int(text)
+    return None if _count(text) >= _V1_NO_LIMIT_FLOOR else _count(text)
+
+
+_MEMORY_LIMITS = {"memory.max": _v2_bytes, "memory.high": _v2_bytes, "memory.limit_in_bytes": _v1_bytes}
+_MEMORY_USED = ("memory.current", "memory.usage_in_bytes")
 
 
 def _v2_cores(_path: Path, text: str) -> float | None:
     quota, period = text.split()
-    return None if quota == "max" else int(quota) / int(period)
+    return None if quota == "max" else _count(quota) / _count(period)
 
 
 def _v1_cores(path: Path, text: str) -> float | None:
-    if int(text) < 0:
+    if text == "-1":
         return None
-    return int(text) / int((path.parent / "cpu.cfs_period_us").read_text())
+    return _count(text) / _count((path.parent / "cpu.cfs_period_us").read_text(errors="replace").strip())
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

@@ -6,12 +6,12 @@ import os
 import stat
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import psutil
 
-from hwdetect.facts import IntFact, printable
-from hwdetect.inventory import Disk
+from hwdetect.facts import BoolFact, IntFact, printable
+from hwdetect.host_parts import Disk, DiskKind
 
 # These hold no files of ours: kernel interfaces, or memory that is counted as memory.
 _PSEUDO = frozenset(
@@ -20,6 +20,21 @@ _PSEUDO = frozenset(
         *("devtmpfs", "efivarfs", "fdescfs", "fuse.gvfsd-fuse", "fuse.lxcfs", "fuse.portal", "fusectl"),
         *("hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "ramfs", "rpc_pipefs", "securityfs", "selinuxfs"),
         *("squashfs", "sysfs", "tmpfs", "tracefs"),
+    )
+)
+_NETWORK = frozenset(
+    (
+        *("9p", "afs", "beegfs", "ceph", "cifs", "fuse.gcsfuse", "fuse.glusterfs", "fuse.goofys", "fuse.juicefs"),
+        *("fuse.rclone", "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "smb3", "smbfs"),
+        *("wekafs",),
+    )
+)
+_MEMORY = frozenset(("ramfs", "tmpfs"))
+_OVERLAYS = frozenset(("aufs", "fuse.fuse-overlayfs", "overlay"))
+_LOCAL = frozenset(
+    (
+        *("apfs", "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "fuseblk", "hfs", "jfs", "ntfs"),
+        *("ntfs3", "reiserfs", "ufs", "vfat", "xfs", "zfs"),
     )
 )
 ANSWER_TIMEOUT_S = 2.0
@@ -50,12 +65,50 @@ def disks() -> tuple[Disk, ...]:
             continue
         key = usage.device_id if isinstance(usage, _Usage) else partition.mountpoint
         if key not in found:
-            found[key] = _disk(partition.mountpoint, partition.device, partition.fstype, usage)
+            found[key] = _disk(partition, usage)
     return tuple(found.values())
 
 
-def _disk(mount: str, device: str, fstype: str, usage: _Usage | str) -> Disk:
-    source = printable(f"statvfs {mount}")
+def disk_of(path: Path) -> Disk | None:
+    """The file system a path lies on, memory included; None where the table of mounts does not hold it."""
+    parts = psutil.disk_partitions(all=True)
+    above = {str(path), *map(str, path.parents)}
+    around = [part for part in parts if part.mountpoint in above]
+    if not around:
+        return None
+    # Of mounts on the same point the last one is what one sees.
+    partition = max(reversed(around), key=lambda part: len(part.mountpoint))
+    return _disk(partition, _usage(str(path)))
+
+
+def kind_of(fstype: str) -> DiskKind | None:
+    """Where a file system of this type keeps its bytes; None where that cannot be told from its name.
+
+    >>> kind_of("nfs4"), kind_of("tmpfs"), kind_of("virtiofs")
+    ('network', 'memory', None)
+    """
+    kinds: tuple[tuple[frozenset[str], DiskKind], ...] = (
+        (_NETWORK, "network"),
+        (_MEMORY, "memory"),
+        (_OVERLAYS, "overlay"),
+        (_LOCAL, "local"),
+    )
+    return next((kind for names, kind in kinds if fstype in names), None)
+
+
+class _Partition(Protocol):
+    @property
+    def device(self) -> str: ...
+    @property
+    def mountpoint(self) -> str: ...
+    @property
+    def fstype(self) -> str: ...
+    @property
+    def opts(self) -> str: ...
+
+
+def _disk(partition: _Partition, usage: _Usage | str) -> Disk:
+    source = printable(f"statvfs {partition.mountpoint}")
     if isinstance(usage, str):
         total = free = inodes = IntFact.missing(source, usage)
     else:
@@ -68,9 +121,11 @@ def _disk(mount: str, device: str, fstype: str, usage: _Usage | str) -> Disk:
             else IntFact.missing(source, "this file system does not count inodes")
         )
     return Disk(
-        mount=printable(mount),
-        device=printable(device),
-        fstype=printable(fstype),
+        mount=printable(partition.mountpoint),
+        device=printable(partition.device),
+        fstype=printable(partition.fstype),
+        kind=kind_of(partition.fstype),
+        read_only=BoolFact.reported("ro" in partition.opts.split(","), "mount options"),
         total_bytes=total,
         free_bytes=free,
         free_inodes=inodes,

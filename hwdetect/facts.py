@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -57,6 +57,7 @@ class Fact(Model, Generic[T_co]):
     """A value with its source.
 
     source: the call, file or option it comes from. raw: the text as read, where it says more than the value.
+    at: when, where that is not the time of the inventory (a measurement of an earlier day).
     Exactly one of `value`, `reason` (why it is missing) and `unlimited` is set.
     """
 
@@ -65,6 +66,7 @@ class Fact(Model, Generic[T_co]):
     provenance: Provenance
     raw: Maybe[Text] = None
     reason: Maybe[Text] = None
+    at: Maybe[AwareDatetime] = None
     unlimited: Annotated[bool, Field(exclude_if=_is_false)] = False
 
     @model_validator(mode="after")
@@ -103,6 +105,10 @@ class TextFact(Fact[Text]):
 
 class BoolFact(Fact[bool]):
     """A switch."""
+
+
+class IntsFact(Fact[tuple[Natural, ...]]):
+    """A set of numbers; the empty one is a value."""
 
 
 class TextsFact(Fact[tuple[Text, ...]]):

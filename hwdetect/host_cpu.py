@@ -82,6 +82,10 @@ def _processors(root: Path) -> list[dict[str, str]]:
     return [block for block in blocks if "processor" in block]
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 7
+
+
 def _pairs(block: str) -> Iterable[tuple[str, str]]:
     for line in block.splitlines():
         name, colon, value = line.partition(":")
@@ -91,9 +95,9 @@ def _pairs(block: str) -> Iterable[tuple[str, str]]:
 
 def _online(root: Path, processors: list[dict[str, str]]) -> frozenset[int]:
     try:
-        return cpu_numbers((root / "sys/devices/system/cpu/online").read_text())
+        return cpu_numbers((root / "sys/devices/system/cpu/online").read_text(errors="replace"))
     except (OSError, ValueError):
-        return frozenset(int(block["processor"]) for block in processors if block["processor"].isdigit())
+        return frozenset(int(block["processor"]) for block in processors if _is_number(block["processor"]))
 
 
 def _topology(
@@ -113,7 +117,7 @@ def _topology(
     if cores:
         return cores, sockets
     for block in processors:
-        if block["processor"].isdigit() and "physical id" in block and "core id" in block:
+        if _is_number(block["processor"]) and "physical id" in block and "core id" in block:
             number = int(block["processor"])
             sockets[number] = block["physical id"]
             cores[number] = f"{block['physical id']}/{block['core id']}"
@@ -123,7 +127,7 @@ def _topology(
 def _first_text(*paths: Path) -> str:
     for path in paths:
         try:
-            return path.read_text().strip()
+            return path.read_text(errors="replace").strip()
         except OSError:
             continue
     return ""

@@ -12,14 +12,30 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, ConfigDict, Field, ValidationError, model_validator
 
+from hwdetect.accelerators import (
+    THROTTLE_FAULTS,
+    EccErrors,
+    Fabric,
+    Gpu,
+    GpuMemory,
+    GpuStatus,
+    GpuStatusCode,
+    LinkKind,
+    MigDevice,
+    Nvlink,
+    NvlinkLink,
+    Pcie,
+    RemappedRows,
+    RemoteType,
+)
 from hwdetect.facts import (
     BoolFact,
     Fact,
     FloatFact,
     IntFact,
+    IntsFact,
     Maybe,
     Model,
-    Natural,
     Provenance,
     Text,
     TextFact,
@@ -28,13 +44,32 @@ from hwdetect.facts import (
     known,
     printable,
 )
+from hwdetect.host_parts import (
+    Checkpoint,
+    Cpu,
+    Disk,
+    DiskKind,
+    HostMemory,
+    KernelEvent,
+    KernelLog,
+    MemoryModule,
+    MemoryModules,
+    ModelFolder,
+    Network,
+    NumaNode,
+    OperatingSystem,
+    Software,
+)
 
 __all__ = [
     "SCHEMA",
     "THROTTLE_FAULTS",
     "BoolFact",
+    "Checkpoint",
     "Cpu",
     "Disk",
+    "DiskKind",
+    "EccErrors",
     "Fabric",
     "Fact",
     "FloatFact",
@@ -44,9 +79,16 @@ __all__ = [
     "GpuStatusCode",
     "HostMemory",
     "IntFact",
+    "IntsFact",
     "Inventory",
+    "KernelEvent",
+    "KernelLog",
     "LinkKind",
+    "MemoryModule",
+    "MemoryModules",
     "MigDevice",
+    "ModelFolder",
+    "Network",
     "Node",
     "NumaNode",
     "Nvlink",
@@ -56,6 +98,7 @@ __all__ = [
     "Provenance",
     "RemappedRows",
     "RemoteType",
+    "Software",
     "TextFact",
     "TextsFact",
     "described",
@@ -66,220 +109,12 @@ __all__ = [
 
 SCHEMA: Literal["moeplan.inventory/1"] = "moeplan.inventory/1"
 
-GpuStatusCode = Literal[
-    "ok", "no_library", "driver_not_loaded", "version_mismatch", "no_permission", "no_devices", "error"
-]
-RemoteType = Literal["gpu", "switch", "ibm_npu", "unknown"]
-LinkKind = Literal["nvlink", "xgmi", "pcie", "none"]
-
-THROTTLE_FAULTS = frozenset({"hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"})
-"""Names in `Gpu.throttle_reasons` that mean a fault. Idle and the software power cap are everyday states."""
-
-
-class GpuMemory(Model):
-    """total = reserved (by the driver) + used + free. A plan has total - reserved - used_by_others.
-
-    Where an old driver does not tell the reserve apart, it is missing and counted as used.
-    """
-
-    total_bytes: Maybe[IntFact] = None
-    reserved_bytes: Maybe[IntFact] = None
-    used_by_others_bytes: Maybe[IntFact] = None
-    free_bytes: Maybe[IntFact] = None
-
-
-class MigDevice(Model):
-    """One MIG device. Those with the same `gpu_instance_id` share one memory."""
-
-    index: Natural
-    uuid: Maybe[TextFact] = None
-    name: Maybe[TextFact] = None
-    gpu_instance_id: Maybe[IntFact] = None
-    compute_instance_id: Maybe[IntFact] = None
-    multiprocessors: Maybe[IntFact] = None
-    memory: Maybe[GpuMemory] = None
-    visible: Maybe[BoolFact] = None
-
-
-class Pcie(Model):
-    """The PCI Express link. Width can be trusted when idle; generation falls at idle and is true under load.
-
-    max_*: the most that GPU and system allow together; slot_width: what the bridge above offers.
-    device_id and subsystem_id: vendor:device in hex.
-    """
-
-    bus_id: Maybe[TextFact] = None
-    device_id: Maybe[TextFact] = None
-    subsystem_id: Maybe[TextFact] = None
-    generation: Maybe[IntFact] = None
-    width: Maybe[IntFact] = None
-    max_generation: Maybe[IntFact] = None
-    max_width: Maybe[IntFact] = None
-    slot_width: Maybe[IntFact] = None
-    numa_node: Maybe[IntFact] = None
-
-
-class NvlinkLink(Model):
-    """One NVLink port. `reason` says why a field that should be there is not."""
-
-    index: Natural
-    active: Maybe[bool] = None
-    version: Maybe[Natural] = None
-    remote_type: Maybe[RemoteType] = None
-    remote_bus_id: Maybe[Text] = None
-    reason: Maybe[Text] = None
-
-
-class Nvlink(Model):
-    """The links the GPU has, and how many are up (missing if one of them could not be read)."""
-
-    links: tuple[NvlinkLink, ...] = ()
-    active_count: Maybe[IntFact] = None
-
-
-class Fabric(Model):
-    """The NVSwitch fabric. state: not_supported, not_started, in_progress, or completed with its status."""
-
-    state: Maybe[TextFact] = None
-    status: Maybe[TextFact] = None
-    clique: Maybe[IntFact] = None
-    cluster_uuid: Maybe[TextFact] = None
-
-
-class RemappedRows(Model):
-    """Row remapping: `pending` asks for a reset, `failure` for a replacement."""
-
-    correctable: Maybe[IntFact] = None
-    uncorrectable: Maybe[IntFact] = None
-    pending: Maybe[BoolFact] = None
-    failure: Maybe[BoolFact] = None
-
-
-class Gpu(Model):
-    """One accelerator as the driver counts them.
-
-    key: the hardware fact it was matched with, filled by whoever matches. kind: `unified` shares the host's
-    memory. bandwidth_bytes_per_s: of its memory. memory_numa_node: where the GPU's own memory is a NUMA node,
-    and so is counted in the host's total too. visible: whether CUDA_VISIBLE_DEVICES lets CUDA see it.
-    """
-
-    index: Natural
-    uuid: Maybe[TextFact] = None
-    name: Maybe[TextFact] = None
-    vendor: Maybe[Text] = None
-    key: Maybe[Text] = None
-    kind: Literal["gpu", "unified"] = "gpu"
-    status: Literal["ok", "lost", "error"] = "ok"
-    status_detail: Maybe[Text] = None
-    visible: Maybe[BoolFact] = None
-    memory: Maybe[GpuMemory] = None
-    bandwidth_bytes_per_s: Maybe[FloatFact] = None
-    compute_capability: Maybe[TextFact] = None
-    ecc: Maybe[BoolFact] = None
-    ecc_pending: Maybe[BoolFact] = None
-    mig: Maybe[BoolFact] = None
-    mig_devices: tuple[MigDevice, ...] = ()
-    vgpu_mode: Maybe[TextFact] = None
-    memory_numa_node: Maybe[IntFact] = None
-    link_kind: Maybe[LinkKind] = None
-    pcie: Maybe[Pcie] = None
-    nvlink: Maybe[Nvlink] = None
-    fabric: Maybe[Fabric] = None
-    power_limit_w: Maybe[FloatFact] = None
-    default_power_limit_w: Maybe[FloatFact] = None
-    persistence: Maybe[BoolFact] = None
-    compute_mode: Maybe[TextFact] = None
-    throttle_reasons: Maybe[TextsFact] = None
-    remapped_rows: Maybe[RemappedRows] = None
-    retired_pages_pending: Maybe[BoolFact] = None
-
-
-class GpuStatus(Model):
-    """How the search for GPUs ended. `no_devices` is a normal answer; so is a machine with no library."""
-
-    code: GpuStatusCode
-    detail: Text
-
-
-class HostMemory(Model):
-    """Main memory. usable_bytes = min(total less huge pages and GPU memory, cgroup limit).
-
-    memlock_bytes: the soft limit on locked memory. shm_*: /dev/shm, which collective libraries use.
-    """
-
-    total_bytes: Maybe[IntFact] = None
-    available_bytes: Maybe[IntFact] = None
-    cgroup_limit_bytes: Maybe[IntFact] = None
-    cgroup_used_bytes: Maybe[IntFact] = None
-    usable_bytes: Maybe[IntFact] = None
-    swap_total_bytes: Maybe[IntFact] = None
-    swap_free_bytes: Maybe[IntFact] = None
-    cgroup_swap_limit_bytes: Maybe[IntFact] = None
-    hugepages_total: Maybe[IntFact] = None
-    hugepages_free: Maybe[IntFact] = None
-    hugepage_size_bytes: Maybe[IntFact] = None
-    hugetlb_bytes: Maybe[IntFact] = None
-    transparent_hugepages: Maybe[TextFact] = None
-    memlock_bytes: Maybe[IntFact] = None
-    shm_total_bytes: Maybe[IntFact] = None
-    shm_free_bytes: Maybe[IntFact] = None
-    bandwidth_bytes_per_s: Maybe[FloatFact] = None
-
-
-class Cpu(Model):
-    """The processors of one node together.
-
-    flags: those of `host_cpu.FLAGS` that the kernel lists. usable_cores: physical cores this process may run
-    on, or the cgroup quota where that is less.
-    """
-
-    model: Maybe[TextFact] = None
-    vendor: Maybe[TextFact] = None
-    sockets: Maybe[IntFact] = None
-    physical_cores: Maybe[IntFact] = None
-    logical_cpus: Maybe[IntFact] = None
-    affinity_cpus: Maybe[IntFact] = None
-    cpuset: Maybe[TextFact] = None
-    cgroup_quota_cores: Maybe[FloatFact] = None
-    usable_cores: Maybe[FloatFact] = None
-    flags: Maybe[TextsFact] = None
-
-
-class NumaNode(Model):
-    """A memory node. Without CPUs it may be a GPU's memory (`gpu_index`) or an expander; memory may be 0."""
-
-    index: Natural
-    cpus: Maybe[TextFact] = None
-    cpu_count: Maybe[IntFact] = None
-    memory_total_bytes: Maybe[IntFact] = None
-    memory_free_bytes: Maybe[IntFact] = None
-    distances: tuple[Natural, ...] = ()
-    gpu_index: Maybe[Natural] = None
-
-
-class Disk(Model):
-    """A mounted file system. read_bytes_per_s: sequential, measured or described."""
-
-    mount: Maybe[Text] = None
-    device: Maybe[Text] = None
-    fstype: Maybe[Text] = None
-    total_bytes: Maybe[IntFact] = None
-    free_bytes: Maybe[IntFact] = None
-    free_inodes: Maybe[IntFact] = None
-    read_bytes_per_s: Maybe[FloatFact] = None
-
-
-class OperatingSystem(Model):
-    """As `uname` and os-release name it."""
-
-    system: Maybe[Text] = None
-    kernel: Maybe[Text] = None
-    architecture: Maybe[Text] = None
-    distribution: Maybe[Text] = None
-
 
 class Node(Model):
-    """One machine. `environment` holds the device variables that are set, verbatim."""
+    """One machine. `environment` holds the device variables that are set, verbatim.
+
+    bus_gpus: accelerators that the PCI bus shows, whatever drivers say. container: what this process runs in.
+    """
 
     name: Text
     gpus: tuple[Gpu, ...] = ()
@@ -291,6 +126,13 @@ class Node(Model):
     numa: tuple[NumaNode, ...] = ()
     disks: tuple[Disk, ...] = ()
     network_bytes_per_s: Maybe[FloatFact] = None
+    network: Maybe[Network] = None
+    bus_gpus: Maybe[IntFact] = None
+    memory_modules: Maybe[MemoryModules] = None
+    kernel_log: Maybe[KernelLog] = None
+    software: tuple[Software, ...] = ()
+    model_folder: Maybe[ModelFolder] = None
+    container: Maybe[TextFact] = None
     os: OperatingSystem = Field(default_factory=OperatingSystem)
     environment: dict[Text, Text] = Field(default_factory=dict)
 

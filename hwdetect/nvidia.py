@@ -15,8 +15,10 @@ from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from hwdetect.facts import BoolFact, Fact, IntFact, TextFact, known, printable
+from hwdetect.host_system import nvidia_on_bus
 from hwdetect.inventory import Gpu, GpuStatus, GpuStatusCode, MigDevice
-from hwdetect.nvidia_device import Handle, read_gpu
+from hwdetect.nvidia_device import read_gpu
+from hwdetect.nvml_handle import Handle
 from hwdetect.visible_devices import Device, Visibility, visibility
 
 # WSL2 keeps the driver's libraries here, and a container may lack the linker's entry for it.
@@ -108,11 +110,7 @@ def _refused(nvml: ModuleType, code: int, text: str) -> _Unavailable:
 
 def _present(root: Path) -> str:
     """Whether the bus shows NVIDIA GPUs all the same: a missing driver is not a missing card."""
-    count = 0
-    for device in (root / "sys/bus/pci/devices").glob("*"):
-        with contextlib.suppress(OSError):
-            is_nvidia = (device / "vendor").read_text().strip() == "0x10de"
-            count += is_nvidia and (device / "class").read_text().startswith("0x03")
+    count = known(nvidia_on_bus(root))
     return f"; {count} NVIDIA GPU(s) on the PCI bus" if count else ""
 
 
@@ -129,7 +127,8 @@ def _scan(nvml: ModuleType, root: Path, environment: Mapping[str, str]) -> Scan:
             handle = Handle(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
         except nvml.NVMLError as error:
             refusals.add(error.value)
-            status: Literal["lost", "error"] = "lost" if error.value == nvml.NVML_ERROR_GPU_IS_LOST else "error"
+            gone = (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED)
+            status: Literal["lost", "error"] = "lost" if error.value in gone else "error"
             gpus.append(_unread_gpu(index, status, f"nvmlDeviceGetHandleByIndex_v2: {error}"))
             continue
         try:

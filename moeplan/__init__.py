@@ -2,7 +2,7 @@
 
 The public API::
 
-    from moeplan import plan, estimate, memory, detect, load_model
+    from moeplan import plan, estimate, memory, detect, check, load_model
 
     best = plan("kimi-k2.5", gpu=["8xH200"], concurrency=16).candidates[0]
 """
@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "detect", "estimate", "load_model", "memory", "plan"]
+__all__ = ["__version__", "check", "detect", "estimate", "load_model", "memory", "plan"]
 
 if TYPE_CHECKING:
-    from moeplan.api import detect, estimate, load_model, memory, plan
+    from moeplan.api import check, detect, estimate, load_model, memory, plan
 
 
 def __getattr__(name: str) -> object:

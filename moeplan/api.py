@@ -13,6 +13,7 @@ from planner.options import Options
 
 if TYPE_CHECKING:
     from hwdetect.inventory import Inventory
+    from planner.findings import CheckReport
     from planner.memory_report import MemoryReport
     from planner.plan import Plan
     from profiles.model import ModelSpec
@@ -59,11 +60,31 @@ def memory(model: str, *, claims: bool = False, **options: Value) -> MemoryRepor
     return run_memory(options_of(model, options), claims=claims)
 
 
-def detect() -> Inventory:
-    """The hardware of this machine, every value with its provenance."""
+def detect(*, engine_python: str | None = None, model_folder: str | None = None) -> Inventory:
+    """The hardware of this machine, every value with its provenance.
+
+    engine_python: interpreter of an engine's environment. model_folder: where models are kept, if not in the cache.
+    """
     from hwdetect.detect import detect as detect_machine
 
-    return detect_machine()
+    return detect_machine(engine_python=engine_python, model_directory=model_folder)
+
+
+def check(
+    plan: Plan | None = None, *, strict: bool = False, progress: Progress | None = None, **options: str | None
+) -> CheckReport:
+    """Go or no-go for this machine, of health and of a plan's best candidate.
+
+    Options: ``inventory``, ``rank``, ``bench``, ``engine_python``, ``model_folder``, ``cluster``, ``node_timeout``, as
+    texts. Raises ``planner.errors.BadRequest`` for a bad one.
+    """
+    from moeplan.checking import run_check
+
+    return run_check(plan, strict=strict, progress=progress or _silent, **options)
+
+
+def _silent(done: int, total: int) -> None:
+    del done, total
 
 
 def load_model(text: str) -> ModelSpec:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from formulas.units import GIB
+from hwdetect.bench.measured import MeasuredSeries
 from moeplan.cli.output import write_whole
 from moeplan.text_safe import printable
 from planner.compare import Row
@@ -61,6 +62,7 @@ class Calibration(Record):
     fingerprint: str
     machine: str
     startups: tuple[Startup, ...] = ()
+    kernels: tuple[MeasuredSeries, ...] = ()
 
 
 def fingerprint(inventory: Inventory) -> str:
@@ -126,6 +128,27 @@ def store(
             write_whole(path, renewed.model_dump_json(indent=2, by_alias=True) + "\n", "--calibration")
     except OSError as error:
         raise BadRequest(f"--calibration {printable(str(path))}: {error.strerror or error}") from None
+
+
+def kernels_of(choice: str | None, inventory: Inventory, *, detected: bool) -> tuple[MeasuredSeries, ...]:
+    """Kernels that were measured on a machine, by what ``--calibration`` says; without it, those of this machine.
+
+    ``auto`` looks only for the machine in front of us: a described one was not measured. Raises ``BadRequest`` where a
+    file that was named does not exist, is no calibration, or is another machine's.
+    """
+    named = choice not in (None, AUTO, NONE)
+    if choice == NONE or not (named or detected):
+        return ()
+    machine = fingerprint(inventory)
+    path = place_of(choice or AUTO, machine)
+    found = _read(path) if path is not None else None
+    if found is None:
+        if named:
+            raise BadRequest(f"--calibration {printable(str(choice))}: no such file")
+        return ()
+    if detected and found.fingerprint != machine:
+        raise BadRequest(f"--calibration {printable(str(path))}: it is of another machine, {found.machine[:80]}")
+    return found.kernels
 
 
 def _same(one: Startup, other: Startup) -> bool:

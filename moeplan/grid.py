@@ -6,7 +6,6 @@ a cell whose node dies is given to another; a cell that no worker returns is com
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from types import ModuleType
@@ -97,7 +96,9 @@ def run_on_ray(
 
     Raises ``BadRequest`` without Ray or without a cluster.
     """
-    ray = _connected()
+    from moeplan.ray_nodes import connected
+
+    ray = connected()
     try:
         tables = ray.put((models, machines))
         remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_answer_from)
@@ -141,18 +142,3 @@ def _fetched(ray: ModuleType, reference: object) -> GridCell | None:
     except ray.exceptions.RayError:
         return None
     return cell
-
-
-def _connected() -> ModuleType:
-    try:
-        import ray
-    except ImportError:
-        raise BadRequest("--on ray needs Ray: pip install 'moeplan[cluster]'") from None
-    try:
-        # Without an address Ray would start a cluster of its own.
-        ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BadRequest(f"--on ray: no Ray cluster answers ({reason}); start one, or set RAY_ADDRESS") from None
-    module: ModuleType = ray
-    return module

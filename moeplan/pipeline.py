@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
@@ -27,8 +27,11 @@ from profiles.library import load_model
 from profiles.model import ModelSpec
 from profiles.names import AmbiguousName, UnknownName
 
+if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredSeries
+
 GENERATED_BY = f"moeplan {__version__}"
-MAX_INVENTORY_BYTES = 512 << 20
+MAX_INVENTORY_BYTES = 1 << 30
 Source = Literal["flags", "detected", "file"]
 
 
@@ -65,7 +68,7 @@ def read_inventory(options: Options) -> tuple[Inventory, Source]:
     if options.inventory is not None:
         if options.describes_hardware:
             raise BadRequest("--inventory cannot be combined with flags that describe hardware")
-        return _inventory_file(Path(options.inventory)), "file"
+        return read_inventory_file(Path(options.inventory)), "file"
     if options.describes_hardware:
         return describe(options), "flags"
     from hwdetect.detect import detect
@@ -73,7 +76,8 @@ def read_inventory(options: Options) -> tuple[Inventory, Source]:
     return detect(), "detected"
 
 
-def _inventory_file(path: Path) -> Inventory:
+def read_inventory_file(path: Path) -> Inventory:
+    """An inventory from a file. Raises ``BadRequest`` with one line."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_INVENTORY_BYTES + 1)
@@ -94,9 +98,15 @@ def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Pla
     with no_collection():
         model = read_model(options.model)
         inventory, source = read_inventory(options)
+        kernels: tuple[MeasuredSeries, ...] = ()
+        if options.calibration is not None or source == "detected":
+            from moeplan.calibration import kernels_of
+
+            kernels = kernels_of(options.calibration, inventory, detected=source == "detected")
         observed, notes = observed_starts(options, model, inventory, source)
         return plan_on(
-            options, model, inventory, source, exact=exact, progress=progress, observed=observed, notes=notes
+            options, model, inventory, source,
+            exact=exact, progress=progress, kernels=kernels, observed=observed, notes=notes,
         )  # fmt: skip
 
 
@@ -108,10 +118,14 @@ def plan_on(
     *,
     exact: bool = False,
     progress: Progress | None = None,
+    kernels: tuple[MeasuredSeries, ...] = (),
     observed: tuple[ObservedStart, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Plan:
-    """The plan of a model and hardware that have been read: no file, no machine, the same answer anywhere."""
+    """The plan of a model and hardware that have been read: no file, no machine, the same answer anywhere.
+
+    ``kernels`` were measured on that hardware.
+    """
     with no_collection():
         machine = machine_of(inventory, source)
         if notes:
@@ -119,6 +133,8 @@ def plan_on(
         request = build_request(options, model, machine, exact=exact)
         if observed:
             request = replace(request, observed=observed)
+        if kernels:
+            request = replace(request, kernels=kernels)
         if not exact and len(machine.nodes) > 1:
             from planner.fleet import is_fleet, plan_fleet
 

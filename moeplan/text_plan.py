@@ -26,6 +26,8 @@ from moeplan.text_ledger import free_style, ledgers, memory_table, tightest
 from moeplan.text_numbers import gib, gib_span, plural, span, span_of
 from moeplan.text_rejections import best_remedy, rejections_view
 from moeplan.text_safe import printable
+from moeplan.text_simulation import simulations_view
+from moeplan.text_speed import pareto_table, time_budgets
 from planner.plan import Candidate, Cost, KvCache, Parallel, Plan, Quality, QuantizationRef, WorkloadRef
 
 _SOURCES = {"flags": "as described", "detected": "this machine", "file": "from the inventory file"}
@@ -42,6 +44,7 @@ def plan_view(plan: Plan, *, explain: bool = False, default_workload: bool = Fal
         parts += [
             _verdict_line(plan),
             ranking(plan),
+            simulations_view(plan),
             _details(best, plan, f"Rank {best.rank}: {title(best)}"),
         ]
     else:
@@ -51,7 +54,11 @@ def plan_view(plan: Plan, *, explain: bool = False, default_workload: bool = Fal
             parts += [
                 heading(f"Ledger of rank {candidate.rank}: {title(candidate)}"),
                 ledgers(candidate.memory),
+                heading(f"Time of rank {candidate.rank}"),
+                time_budgets(candidate.performance),
             ]
+        if plan.pareto:
+            parts += [heading("Throughput against speed"), pareto_table(plan.pareto)]
     parts += [rejections_view(plan.rejected, everything=explain), _notes(plan)]
     return stacked(*parts)
 
@@ -62,6 +69,8 @@ def estimate_view(plan: Plan) -> RenderableType:
     for candidate in plan.candidates:
         parts.append(_details(candidate, plan, f"{candidate.verdict.capitalize()}: {title(candidate)}"))
         parts += [heading("Ledger"), ledgers(candidate.memory)]
+        parts += [heading("Time"), time_budgets(candidate.performance)]
+    parts.append(simulations_view(plan))
     for rejected in plan.rejected:
         layout = f", {ranks(rejected.parallel)}" if rejected.parallel and ranks(rejected.parallel) else ""
         short = f", short by {gib(rejected.short_by_bytes)} GiB" if rejected.short_by_bytes else ""

@@ -7,16 +7,19 @@ from typing import Any
 
 from formulas.units import GIB
 from planner import plan as out
+from planner.cases import kernel_cases
 from planner.cost import rent_cost
 from planner.engines.base import Config, Priced
 from planner.hardware import summary_text
 from planner.kv import layout_name
 from planner.launch import launch_of
 from planner.ledger import Device, shortest
+from planner.pareto import pareto_points
+from planner.references import parallel_ref, quantization_ref
 from planner.remedy import remedy
-from planner.request import PricedRelease, Request
+from planner.request import Request
 from planner.search import SQUEEZED_UTILIZATION, Found, Missed, Outcome, score
-from planner.speed import Speed
+from planner.shown_speed import kernel_ref, performance_of, simulation_of
 from profiles.library import quality_of
 from profiles.model import Release, active_parameters
 
@@ -65,6 +68,7 @@ def make_plan(request: Request, outcome: Outcome, inventory: dict[str, Any], gen
         inventory=inventory,
         objective=request.objective,
         candidates=tuple([candidate(request, found, rank) for rank, found in enumerate(shown, 1)]),
+        pareto=pareto_points(request, ranked, shown),
         rejected=rejections(request, outcome.missed, bool(outcome.found)),
         search=out.SearchSummary(
             evaluated=outcome.evaluated,
@@ -132,6 +136,8 @@ def candidate(request: Request, found: Found, rank: int) -> out.Candidate:
         memory=memory_of(request, priced),
         kv_cache=kv_cache_of(request, priced),
         performance=performance_of(speed),
+        simulation=simulation_of(request, release, priced),
+        kernels=tuple([kernel_ref(case) for case in kernel_cases(request, release, priced)]),
         quality=quality_of_release(request, release.release),
         cost=rent_cost(used_gpus(request, config), speed),
         launch=launch_of(request, release, config, launch),
@@ -215,23 +221,6 @@ def settings_of(config: Config) -> dict[str, Any]:
     return settings
 
 
-def quantization_ref(release: PricedRelease) -> out.QuantizationRef:
-    """The release as shown."""
-    return out.QuantizationRef(
-        name=release.release.quantization,
-        publisher=release.release.publisher,
-        release=release.release.release,
-        status=release.release.status,
-        bytes=release.tensors.bytes,
-        evidence=release.tensors.evidence,
-    )
-
-
-def parallel_ref(config: Config) -> out.Parallel:
-    """Ranks as shown."""
-    return out.Parallel(tp=config.tp, pp=config.pp, dp=config.dp, ep=config.ep, dcp=config.dcp)
-
-
 def memory_of(request: Request, priced: Priced) -> out.Memory:
     """Every device with its own row: ranks that carry the same ledger are written out."""
     config = priced.config
@@ -302,24 +291,6 @@ def kv_cache_of(request: Request, priced: Priced) -> out.KvCache:
         tokens=pool.tokens,
         required_tokens=pool.required_tokens,
         max_sequences_at_context=max(pool.budget, 0) // whole * config.replicas if whole else 0,
-    )
-
-
-def _range(values: tuple[float, float, float]) -> out.Range:
-    return out.Range(low=values[0], expected=values[1], high=values[2])
-
-
-def performance_of(speed: Speed) -> out.Performance:
-    """Speed as shown."""
-    return out.Performance(
-        decode_tokens_per_s_per_request=_range(speed.decode_per_request),
-        decode_tokens_per_s_total=_range(speed.decode_total),
-        prefill_tokens_per_s=_range(speed.prefill),
-        ttft_s=_range(speed.ttft_s),
-        tpot_s=_range(speed.tpot_s),
-        effective_concurrency=round(speed.effective_concurrency, 2),
-        bound_by=speed.bound_by,
-        evidence="modelled",
     )
 
 

@@ -14,7 +14,7 @@ from planner.errors import BadRequest
 from planner.machine import Machine
 from planner.options import Options
 from planner.quantities import parse_count, parse_duration, parse_fraction, parse_tokens, shown
-from planner.request import OBJECTIVES, Bounds, Demand, Narrow, PricedRelease, Request, Settings
+from planner.request import OBJECTIVES, Bounds, Demand, Narrow, PricedRelease, Request, Settings, Traffic
 from profiles.drafters import Drafter, find_drafter
 from profiles.engines import UnknownVersion, version_tuple
 from profiles.library import find_releases
@@ -38,6 +38,9 @@ def build_request(options: Options, model: ModelSpec, machine: Machine, *, exact
     if exact and narrow.engine is None:
         narrow = replace(narrow, engine=_natural_engine(releases))
     _vllm_only(options, narrow.engine)
+    drafter = _drafter(options, model, narrow.engine)
+    if drafter is not None:
+        settings = replace(settings, draft_tokens=settings.draft_tokens or drafter.tokens)
     demand, given = _demand(options, model, narrow.engine, exact=exact)
     if narrow.engine != "llama.cpp" and narrow.tp is not None and model.heads % narrow.tp:
         allowed = ", ".join(str(ways) for ways in divisors(model.heads))
@@ -54,8 +57,32 @@ def build_request(options: Options, model: ModelSpec, machine: Machine, *, exact
         top=parse_count(options.top, "--top", high=1000) if options.top is not None else 5,
         exact=exact,
         workload_given=given,
-        drafter=_drafter(options, model, narrow.engine),
+        drafter=drafter,
+        traffic=_traffic(options),
     )
+
+
+def _traffic(options: Options) -> Traffic | None:
+    if not options.simulate:
+        for value, flag in ((options.arrival_rate, "--arrival-rate"), (options.length_variation, "--length-variation")):
+            if value is not None:
+                raise BadRequest(f"{flag} needs --simulate")
+        return None
+    rate = _number(options.arrival_rate, "--arrival-rate", "requests per second above zero", 1e-6, 1e6)
+    variation = _number(options.length_variation, "--length-variation", "a share from 0 to 3", 0.0, 3.0)
+    return Traffic(rate, variation or 0.0)
+
+
+def _number(text: str | None, flag: str, allowed: str, low: float, high: float) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise BadRequest(f"{flag}: {shown(text)} is not {allowed}")
+    return value
 
 
 def _natural_engine(releases: tuple[PricedRelease, ...]) -> str:
@@ -146,6 +173,7 @@ def _settings(options: Options) -> Settings:
         draft_tokens=parse_count(options.speculative_tokens, "--speculative-tokens", high=64)
         if options.speculative_tokens is not None
         else 0,
+        accept_length=_number(options.accept_length, "--accept-length", "a number of tokens from 1 to 64", 1.0, 64.0),
     )
 
 

@@ -143,7 +143,7 @@ def _kv_rows(options: Options, model: ModelSpec, context: int, sequences: int) -
         except UnsupportedKvDtype as error:
             if wanted is not None:
                 raise BadRequest(f"--kv-dtype: {error}") from None
-    if uses_mla:
+    if uses_mla and model.nope_dim:
         compared = wanted if wanted in ("bf16", "f16", "fp8") else "bf16"
         rows += _comparison_rows(model, compared or "bf16", context, sequences)
     return rows

@@ -27,6 +27,7 @@ from planner import machine as plain
 from planner.errors import BadRequest, Undetermined
 from planner.options import Options
 from planner.quantities import is_decimal_size, parse_bytes, parse_count, parse_rate, shown
+from planner.usable_gpus import compute_share, usable_gpus
 from profiles.cpus import load_cpu, parse_cpu
 from profiles.gpus import GpuFacts, load_gpu, match_reported, resolve_gpu_name
 from profiles.names import AmbiguousName, UnknownName
@@ -225,31 +226,30 @@ def machine_of(inventory: Inventory, source: Literal["flags", "detected", "file"
 
 
 def _plain_node(node: Node, source: Literal["flags", "detected", "file"], notes: list[str]) -> plain.Node:
-    gpus = []
-    for gpu in node.gpus:
-        if gpu.status != "ok":
-            notes.append(f"{node.name}: GPU {gpu.index} is {gpu.status} and is left out")
-        elif gpu.visible is not None and gpu.visible.value is False:
-            notes.append(f"{node.name}: GPU {gpu.index} is hidden by CUDA_VISIBLE_DEVICES and is left out")
-        else:
-            gpus.append(_plain_gpu(node, gpu))
+    gpus = [_plain_gpu(node, gpu) for gpu in usable_gpus(node, notes)]
     memory, cpu = node.memory, node.cpu
     ram = known(memory.usable_bytes) or known(memory.total_bytes)
-    if source == "detected" and known(memory.available_bytes) is not None and ram is not None:
-        ram = min(ram, known(memory.available_bytes) or ram)
+    available = known(memory.available_bytes)
+    if available is not None and ram is not None:
+        ram = min(ram, available)
     bandwidth = memory.bandwidth_bytes_per_s
+    if known(bandwidth) is None and node.memory_modules is not None:
+        bandwidth = node.memory_modules.nominal_bytes_per_s
     cores = known(cpu.usable_cores) or known(cpu.physical_cores)
     host = plain.Host(
         ram,
         "flags" if source == "flags" else "reported",
         known(bandwidth),
-        "measured" if bandwidth is not None and bandwidth.provenance == "measured" else "nominal",
+        # What a person says the memory delivers was measured by somebody; a table knows only modules.
+        "nominal" if bandwidth is None or bandwidth.provenance == "table" else "measured",
         int(cores) if cores else None,
         known(cpu.sockets) or 1,
         frozenset(known(cpu.flags) or ()),
         known(cpu.model) or "host memory",
     )
-    disks = [disk for disk in node.disks if known(disk.free_bytes)]
+    disks = [
+        disk for disk in node.disks if known(disk.free_bytes) and not known(disk.read_only) and disk.kind != "memory"
+    ]
     best = max(disks, key=lambda disk: known(disk.free_bytes) or 0, default=None)
     disk = plain.Disk(
         known(best.free_bytes) if best else None,
@@ -271,12 +271,17 @@ def _plain_gpu(node: Node, gpu: Gpu) -> plain.Gpu:
     facts = load_gpu(key)
     capacity = total or facts.capacity_bytes
     visible, low, high, source = visible_bytes(facts, capacity)
+    limit = known(memory.wired_limit_bytes) if memory else None
+    if limit is not None:
+        visible = low = high = min(limit, capacity)
+        source = "iogpu.wired_limit_mb"
     others = known(memory.used_by_others_bytes) if memory else None
     if others:
         visible, low, high = visible - others, low - others, high - others
     pcie = pcie_bytes_per_s(gpu.pcie, facts)
     nvlink = gpu.link_kind in ("nvlink", "xgmi") and facts.link is not None
-    flops = dict(facts.dense_flops_per_s)
+    share = compute_share(gpu)
+    flops = {name: rate * share for name, rate in facts.dense_flops_per_s.items()}
     if "bf16" not in flops and "fp16" in flops:
         flops["bf16"] = flops["fp16"]
     return plain.Gpu(
@@ -285,7 +290,7 @@ def _plain_gpu(node: Node, gpu: Gpu) -> plain.Gpu:
         known(gpu.compute_capability) or facts.compute_capability,
         "nvlink" if nvlink else "pcie",
         facts.link.bytes_per_s_per_direction if nvlink and facts.link else pcie,
-        pcie, facts.unified, facts.capacity_evidence, gpu.index,
+        pcie, facts.unified, facts.capacity_evidence, gpu.index, others or 0,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ class Gpu(NamedTuple):
 
     Rates are per second; ``flops`` maps a number format to dense operations per second. ``link_bytes_per_s`` is one
     direction of the GPU-to-GPU link inside a node. ``driver_index`` is the driver's number of the device on its node.
+    ``occupied`` is what other processes hold of the GPU, which ``visible`` no longer counts.
     """
 
     key: str
@@ -33,6 +34,7 @@ class Gpu(NamedTuple):
     unified: bool
     memory_source: str
     driver_index: int = 0
+    occupied: int = 0
 
     @property
     def cuda(self) -> float | None:

@@ -68,6 +68,10 @@ class Options:
     speculative: str | None = None
     speculative_tokens: str | None = None
     calibration: str | None = None
+    simulate: bool = False
+    arrival_rate: str | None = None
+    length_variation: str | None = None
+    accept_length: str | None = None
 
     def __post_init__(self) -> None:
         """Raises ``BadRequest`` for a value of the wrong type, or one that no file name and no number can hold."""

@@ -126,8 +126,28 @@ class Offload(Record):
     disk_bytes: int = 0
 
 
+class BudgetEntry(Record):
+    """A row of the time budget of one output token: ``seconds`` of it, as a range, and what bounds them.
+
+    The rows' ``seconds`` sum to the expected time per token. ``evidence`` is measured where a calibration of this
+    machine has the kernel, else modelled; ``source`` says from what.
+    """
+
+    what: str
+    seconds: float
+    low_s: float
+    high_s: float
+    share: float
+    bound_by: str
+    source: str
+    evidence: Evidence
+
+
 class Performance(Record):
-    """Speed at the workload, as ranges, with what bounds it and how it is known."""
+    """Speed at the workload, as ranges, with what bounds it and how it is known.
+
+    ``budget`` is the time of one output token by kernel, ``prompt_budget`` that of one request's prompt.
+    """
 
     decode_tokens_per_s_per_request: Range
     decode_tokens_per_s_total: Range
@@ -137,6 +157,54 @@ class Performance(Record):
     effective_concurrency: float
     bound_by: str
     evidence: str
+    budget: tuple[BudgetEntry, ...] = ()
+    prompt_budget: tuple[BudgetEntry, ...] = ()
+
+
+class Percentiles(Record):
+    """Mean and percentiles of what single requests saw."""
+
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+
+
+class Simulation(Record):
+    """A discrete-event simulation of the workload on the expected step times.
+
+    ``arrival_rate_per_s`` is null for a fixed number of users; ``length_variation`` is the coefficient of variation of
+    the lengths. ``requests`` were counted, start and end left out; ``ttft_s`` includes ``queue_s``. ``goodput`` counts
+    those within the bounds on TTFT and TPOT. ``saturated``: arrivals outrun the machine, and waiting only grows.
+    """
+
+    arrival_rate_per_s: float | None
+    length_variation: float
+    requests: int
+    ttft_s: Percentiles
+    tpot_s: Percentiles
+    latency_s: Percentiles
+    queue_s: Percentiles
+    mean_running: float
+    mean_waiting: float
+    output_tokens_per_s: float
+    requests_per_s: float
+    goodput_share: float
+    goodput_requests_per_s: float
+    preemptions: int
+    saturated: bool
+    evidence: Evidence
+
+
+class Kernel(Record):
+    """A kernel the speed depends on, as a benchmark measures it: ``hwdetect.bench.KernelCase`` with its series."""
+
+    series: str
+    kernel: str
+    quantization: str
+    dims: dict[str, int]
+    batch: int
+    context: int = 0
 
 
 class QualityFact(Record):
@@ -247,6 +315,8 @@ class Candidate(Record):
     memory: Memory
     kv_cache: KvCache
     performance: Performance
+    simulation: Simulation | None = None
+    kernels: tuple[Kernel, ...] = ()
     quality: Quality
     cost: Cost | None
     launch: Launch
@@ -268,6 +338,29 @@ class Rejection(Record):
     memory: Memory | None = None
     kv_cache: KvCache | None = None
     count: int = 1
+
+
+class ParetoPoint(Record):
+    """A configuration at a concurrency that no other beats in both: tokens per second of a GPU, and of a user.
+
+    ``tokens_per_s_per_gpu`` counts output tokens, ``total_tokens_per_s_per_gpu`` input and output, as published
+    comparisons do. ``rank`` is the candidate's, null when it is not among those shown.
+    """
+
+    tokens_per_s_per_user: float
+    tokens_per_s_per_gpu: float
+    total_tokens_per_s_per_gpu: float
+    concurrency: int
+    tpot_s: Range
+    ttft_s: Range
+    engine: EngineRef
+    quantization: QuantizationRef
+    parallel: Parallel
+    kv_dtype: str
+    gpus: int
+    bound_by: str
+    rank: int | None = None
+    note: str = ""
 
 
 class ModelRef(Record):
@@ -367,6 +460,7 @@ class Plan(Record):
     inventory: dict[str, Any]
     objective: str
     candidates: tuple[Candidate, ...]
+    pareto: tuple[ParetoPoint, ...] = ()
     rejected: tuple[Rejection, ...]
     search: SearchSummary
     fleet: Fleet | None = None

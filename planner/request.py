@@ -11,6 +11,7 @@ from profiles.mixtures import ReleaseTensors
 from profiles.model import ModelSpec, Release
 
 if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredSeries
     from planner.calibrate import ObservedStart
 
 Objective = Literal["balanced", "throughput", "latency", "context", "cost", "quality"]
@@ -61,6 +62,7 @@ class Settings:
     max_lora_rank: int = 0
     cpu_offload_bytes: int = 0
     draft_tokens: int = 0
+    accept_length: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,21 @@ class Bounds:
     quality_suite: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """How the requests of a simulation come.
+
+    ``rate_per_s`` is that of Poisson arrivals; None is a fixed number of users (the concurrency) without pauses.
+    ``variation`` is the coefficient of variation of the input and of the output length (log-normal; 0 is constant).
+    ``requests`` None leaves their number to the simulation.
+    """
+
+    rate_per_s: float | None = None
+    variation: float = 0.0
+    requests: int | None = None
+    seed: int = 1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PricedRelease:
     """A release with its tensors resolved. ``memo`` keeps what many configurations share, such as shard tables."""
@@ -108,7 +125,10 @@ class PricedRelease:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Everything the search needs. ``exact`` asks for one configuration as given, ``estimate``."""
+    """Everything the search needs. ``exact`` asks for one configuration as given, ``estimate``.
+
+    ``kernels`` are series that were measured on this very machine; ``traffic`` asks for a simulation of it.
+    """
 
     model: ModelSpec
     machine: Machine
@@ -123,3 +143,5 @@ class Request:
     workload_given: bool = True
     drafter: Drafter | None = None
     observed: tuple[ObservedStart, ...] = ()
+    kernels: tuple[MeasuredSeries, ...] = ()
+    traffic: Traffic | None = None

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from math import log
 from typing import NamedTuple
 
+from formulas.units import GIB
 from planner.calibrate import calibrated
 from planner.cost import cheapest_rent
 from planner.engines import ENGINE_NAMES, load_engine_model
@@ -210,7 +211,9 @@ def score(request: Request, found: Found) -> tuple[float, ...]:
     the simpler layout win.
     """
     speed, priced = found.speed, found.priced
-    tight = 0.0 if priced.verdict == "fits" else 1.0 if _likelihood(priced)[1] >= 0 else 2.0
+    room = _likelihood(priced)[1]
+    # Of what is expected to be short, the least short is the likeliest to start.
+    tight = 0.0 if priced.verdict == "fits" else 1.0 if room >= 0 else 2.0 - room / GIB
     paged = 1.0 if priced.config.disk_bytes else 0.0
     total, each = speed.decode_total[1], speed.decode_per_request[1]
     balanced = -_step((total * each) ** 0.5 * _kept_bits(request, found) / (1 + 0.02 * speed.ttft_s[1]))

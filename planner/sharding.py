@@ -17,7 +17,7 @@ from profiles.model import ModelSpec, Role, TensorClass, TensorGroup
 
 ROWS: Final[frozenset[Role]] = frozenset(
     (
-        "q_b", "kv_b", "k_b", "v_b", "q", "attention_bias", "attention_gate", "attention_sink",
+        "q_b", "kv_b", "k_b", "v_b", "q", "o_a", "attention_bias", "attention_gate", "attention_sink",
         "linear_in", "linear_conv", "linear_state",
         "dense_gate", "dense_up", "shared_gate", "shared_up",
     )

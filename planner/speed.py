@@ -1,96 +1,100 @@
-"""Speed of a priced configuration at the demand: what step time and prefill make of latency and throughput.
-
-A decode step is the fixed time of its layers plus the bytes it moves over the bandwidth its kernels reach; the prompts
-of the other requests interrupt it. One stream is the fixed time, a large batch approaches the roofline.
-"""
+"""Speed of a priced configuration at the demand, as ranges, with the time budget of a token."""
 
 from __future__ import annotations
 
+from math import exp, hypot, log
 from typing import NamedTuple
 
+from planner.budget import Budget, Term, combined_spread, fact
 from planner.engines.base import Priced
 from planner.request import PricedRelease, Request
-from planner.speed_gpu import gpu_prefill_s, gpu_step
-from planner.speed_offload import offload_prefill_s, offload_step
-from planner.speed_terms import Step
-from profiles.engines import EngineFacts, Fact, load_engine
+from planner.serving import Serving, serve
+from planner.step import OFFLOADERS
+
+Range = tuple[float, float, float]
 
 
 class Speed(NamedTuple):
-    """Speed of one configuration; low, expected, high. Rates are tokens per second over the whole machine."""
+    """Speed of one configuration; low, expected, high. Rates are tokens per second over the whole machine.
 
-    tpot_s: tuple[float, float, float]
-    ttft_s: tuple[float, float, float]
-    decode_per_request: tuple[float, float, float]
-    decode_total: tuple[float, float, float]
-    prefill: tuple[float, float, float]
+    ``serving`` is what it was made of; ``measured_share`` of a token's time rests on kernels measured on this machine.
+    """
+
+    tpot_s: Range
+    ttft_s: Range
+    decode_per_request: Range
+    decode_total: Range
+    prefill: Range
     effective_concurrency: float
     bound_by: str
+    serving: Serving
+    measured_share: float = 0.0
 
 
-def speed_of(request: Request, release: PricedRelease, priced: Priced) -> Speed:
-    """Latency and throughput at the demand, as ranges."""
-    facts = load_engine("speed")
-    demand, config = request.demand, priced.config
-    output = max(demand.output_tokens, 1)
-    held = priced.pool.tokens * config.replicas if priced.pool.bytes_per_token else None
-    each = demand.input_tokens + output
-    admitted = float(demand.concurrency)
-    if held is not None:
-        admitted = max(1.0, min(admitted, held / each))
-    cached = demand.input_tokens + output / 2
+def speed_of(request: Request, release: PricedRelease, priced: Priced, concurrency: float | None = None) -> Speed:
+    """Latency and throughput at the demand, or at another concurrency, as ranges."""
+    found = serve(request, release, priced, concurrency)
+    low, high = _factors(found, priced)
+    prompt = _widened(found.prompt.spread)
+    tpot, ttft, admitted = found.tpot_s, found.ttft_s, found.admitted
+    demand = request.demand
     fresh = max(demand.input_tokens * (1 - demand.prefix_cache_hit_rate), 1.0)
-    offloaded = config.engine in ("llama.cpp", "ktransformers")
-    if offloaded:
-        step = offload_step(request, release, priced, facts, admitted, cached)
-        prefill_s = offload_prefill_s(request, release, priced, facts, fresh)
-        lanes = 1.0
-    else:
-        step = gpu_step(request, release, priced, facts, admitted, cached)
-        prefill_s = gpu_prefill_s(request, release, priced, facts, fresh)
-        lanes = float(config.dp)
-    per_lane = admitted / lanes
-    interference = max(per_lane - 1.0, 0.0) * prefill_s / output
-    pipeline = facts.at("pipeline_factor", "1").value if config.pp > 1 else 1.0
-    tpot = step.total * pipeline + interference
-    busy = min(per_lane * prefill_s / output / tpot, 0.9)
-    ttft = prefill_s * (1 + 0.5 * busy / (1 - busy)) + step.total
-    if admitted < demand.concurrency:
-        ttft += (demand.concurrency / admitted - 1) * output * tpot
-    spread = facts.at("offload_range" if offloaded else "gpu_range", "1")
-    low, high = _spread(request, priced, facts, spread, step, tpot)
-    bound = (
-        "admission"
-        if admitted < 0.98 * demand.concurrency
-        else "prefill"
-        if interference > step.total
-        else step.largest
-    )
+    rate = found.lanes * fresh / found.prompt.total
     return Speed(
         (tpot * low, tpot, tpot * high),
-        (ttft * low, ttft, ttft * high),
+        (ttft / prompt, ttft, ttft * prompt),
         (1 / (tpot * high), 1 / tpot, 1 / (tpot * low)),
         (admitted / (tpot * high), admitted / tpot, admitted / (tpot * low)),
-        (lanes * fresh / (prefill_s * high), lanes * fresh / prefill_s, lanes * fresh / (prefill_s * low)),
+        (rate / prompt, rate, rate * prompt),
         admitted,
-        bound,
+        _bound(found, float(demand.concurrency if concurrency is None else concurrency)),
+        found,
+        found.step.measured_share * (1 - found.waiting / tpot) + found.prompt.measured_share * found.waiting / tpot,
     )
 
 
-def _spread(
-    request: Request, priced: Priced, facts: EngineFacts, spread: Fact, step: Step, tpot: float
-) -> tuple[float, float]:
-    """Low and high factors of the step; an unknown RAM or disk rate widens its own share."""
-    low, high = spread.low, spread.high
-    node = request.machine.nodes[priced.config.group.nodes[0] if priced.config.group else 0]
-    if step.cpu and node.host.bandwidth is None:
-        rate = facts.at("assumed_ram_bytes_per_s", "1")
-        share = step.cpu / tpot
-        low *= 1 - share * (1 - rate.value / rate.high)
-        high *= 1 + share * (rate.value / rate.low - 1)
-    if step.disk and node.disk.read_bytes_per_s is None:
-        rate = facts.at("assumed_disk_bytes_per_s", "1")
-        share = step.disk / tpot
-        low *= 1 - share * (1 - rate.value / rate.high)
-        high *= 1 + share * (rate.value / rate.low - 1)
-    return low, high
+def token_budget(found: Serving) -> Budget:
+    """The time of one output token by kernel: its share of a step, and the prompts of other requests."""
+    each = found.tokens_per_step[1]
+    terms = [term._replace(seconds=term.seconds / each) for term in found.step.terms]
+    if found.waiting > 0:
+        prompt = found.prompt
+        terms.append(
+            Term("prompts of other requests", found.waiting, prompt.bound_by, prompt.spread, _largest_source(prompt))
+        )
+    return Budget(tuple(terms))
+
+
+def _largest_source(budget: Budget) -> str:
+    return max(budget.terms, key=lambda term: term.seconds).source
+
+
+def _widened(spread: float) -> float:
+    """The spread of the kernels and, independent of it, of the model that sums them."""
+    return exp(hypot(log(spread), log(fact("model_spread").value)))
+
+
+def _factors(found: Serving, priced: Priced) -> tuple[float, float]:
+    """Low and high factor of the time per token."""
+    each = found.tokens_per_step[1]
+    parts = [(term.seconds / each, term.spread) for term in found.step.terms]
+    parts.append((found.waiting, found.prompt.spread))
+    spread = _widened(combined_spread(parts))
+    low, high = 1 / spread, spread
+    config = priced.config
+    if config.engine not in OFFLOADERS and config.pp > 1:
+        known = fact("pipeline_factor")
+        low, high = low * known.low / known.value, high * known.high / known.value
+    slow, expected, fast = found.tokens_per_step
+    step = 1 - found.waiting / found.tpot_s
+    # More accepted drafts shorten only the part that is steps.
+    return low * (1 - step + step * expected / fast), high * (1 - step + step * expected / slow)
+
+
+def _bound(found: Serving, offered: float) -> str:
+    """What decides the time of a token."""
+    if found.admitted < 0.98 * offered:
+        return "admission"
+    if found.waiting > found.step.total / found.tokens_per_step[1]:
+        return "prefill"
+    return found.step.bound_by

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from profiles.families import family_reader
 from profiles.families.fields import BadConfig, Fields, UnknownFamily, UnknownQuantization
+from profiles.kv_scales import kv_scales
 from profiles.model import ModelSpec
-from profiles.quantization import apply_schemes, declared_schemes, native_name
+from profiles.quantization import apply_schemes, native_name
+from profiles.quantization_declared import declared_schemes
 
 __all__ = ["BadConfig", "UnknownFamily", "UnknownQuantization", "read_config"]
 
@@ -22,12 +24,13 @@ def read_config(
     name: str | None = None,
     repository: str = "",
     quant_config: Mapping[str, object] | None = None,
+    quantized: bool = True,
 ) -> ModelSpec:
     """The model that a configuration describes, in the formats that it declares.
 
     ``quant_config`` is the ``hf_quant_config.json`` beside it, used when the configuration declares no
-    quantization itself. Raises ``BadConfig`` (one line: the key and what is allowed) and ``UnknownFamily``
-    (no exact reader).
+    quantization itself; with ``quantized`` false nothing declared is read, and every tensor is in the model's own
+    dtype. Raises ``BadConfig`` (one line: the key and what is allowed) and ``UnknownFamily`` (no exact reader).
     """
     fields = Fields(config)
     family = fields.text("model_type")
@@ -35,8 +38,14 @@ def read_config(
     named = architectures[0] if isinstance(architectures, list) and architectures else family
     spec = family_reader(family, named)(fields)
     nested = Fields(quant_config, "hf_quant_config.json") if quant_config is not None else None
-    schemes = declared_schemes(fields, spec.family, _text_prefix(spec), nested)
-    tensors = apply_schemes(spec.tensors, schemes)
+    tensors, notes = spec.tensors, spec.notes
+    if quantized:
+        schemes = declared_schemes(
+            fields, spec.family, spec.native_quantization, _text_prefix(spec), nested, has_experts=spec.moe is not None
+        )
+        scales, told = kv_scales(fields, spec, nested)
+        tensors = (*apply_schemes(tensors, schemes), *scales)
+        notes = (*notes, told) if told else notes
     return replace(
         spec,
         id=id,
@@ -45,7 +54,7 @@ def read_config(
         tensors=tensors,
         native_quantization=native_name(tensors, spec.native_quantization),
         trust_remote_code=fields.has("auto_map"),
-        notes=spec.notes if _states_dtype(fields) else (*spec.notes, _NO_DTYPE),
+        notes=notes if _states_dtype(fields) else (*notes, _NO_DTYPE),
     )
 
 

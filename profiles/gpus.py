@@ -141,6 +141,7 @@ def resolve_gpu_name(text: str) -> str:
     return text if text in gpu_keys() else _index().resolve(text)
 
 
+@functools.lru_cache(maxsize=4096)
 def match_reported(name: str, total_mib: int | None) -> str | None:
     """The key of a detected device from the name and total that its driver reports; None where not clear.
 

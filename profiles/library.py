@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from profiles.cards import BadCard, Card, card_ids, load_card, load_user_card, user_card_ids, user_card_path
-from profiles.config_reader import BadConfig, read_config
+from profiles.config_reader import BadConfig, UnknownQuantization, read_config
 from profiles.families.fields import shown
 from profiles.headers.strictjson import load_json_object
 from profiles.llama_quantize import DEFAULT_TYPE
@@ -57,7 +57,7 @@ def load_model(text_or_path: str | Path) -> ModelSpec:
         return _as_made(_from_disk(path))
     if _means_path(text):
         raise UnknownName("file or folder", text)
-    raise UnknownName("model", text, _nearest(text))
+    raise UnknownName("model", text, _nearest(text), "; `moeplan models` lists those that are built in")
 
 
 def _plain(text: str) -> str:
@@ -101,7 +101,7 @@ def _user_card_id(text: str) -> str | None:
 def _nearest(text: str) -> list[str]:
     names = {**{card_id: card_id for card_id in user_card_ids()}, **_names()}
     near = difflib.get_close_matches(_plain(text[:80]), names, n=6, cutoff=0.5)
-    return list(dict.fromkeys(names[name] for name in near))[:3] or list(card_ids())
+    return list(dict.fromkeys(names[name] for name in near))[:3]
 
 
 def _means_path(text: str) -> bool:
@@ -215,8 +215,8 @@ def _from_disk(path: Path) -> ModelSpec:
     return _from_config(path, path)
 
 
-def _from_config(config_path: Path, path: Path) -> ModelSpec:
-    """What a ``config.json`` describes; ``path`` is what the user named."""
+def _from_config(config_path: Path, path: Path, *, quantized: bool = True) -> ModelSpec:
+    """What a ``config.json`` describes; ``path`` is what the user named. See ``read_config`` for ``quantized``."""
     config = load_json_object(config_path, _MAX_CONFIG_BYTES, "model configuration")
     beside = config_path.parent / "hf_quant_config.json"
     quant_config = None
@@ -226,7 +226,7 @@ def _from_config(config_path: Path, path: Path) -> ModelSpec:
     folder = config_path.parent.resolve().name
     name = folder if config_path.name == "config.json" and folder else config_path.stem
     try:
-        spec = read_config(config, id=_plain(name), name=name, quant_config=quant_config)
+        spec = read_config(config, id=_plain(name), name=name, quant_config=quant_config, quantized=quantized)
     except BadConfig as error:
         raise BadConfig(f"{config_path}: {error}") from error
     local = Release(
@@ -254,7 +254,11 @@ def _from_weights(path: Path) -> ModelSpec:
         return _from_config(config_path, path)
     if not config_path.is_file():
         raise ValueError(f"{path}: needs the config.json of the model beside the safetensors files")
-    spec = model_from_safetensors(path, _from_config(config_path, path))
+    try:
+        spec = model_from_safetensors(path, _from_config(config_path, path))
+    except UnknownQuantization as error:
+        # Headers say how everything is stored, whatever the configuration declares; an index does not.
+        spec = model_from_safetensors(path, _from_config(config_path, path, quantized=False), error)
     if is_folder and any(each.name.casefold().endswith(".gguf") for each in path.iterdir()):
         return replace(
             spec, notes=(*spec.notes, f"{path} also holds GGUF files, which were not read; name one to read it")

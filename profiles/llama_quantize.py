@@ -58,6 +58,8 @@ _NAMES: dict[Role, tuple[str, Category]] = {
     "v": ("blk.{layer}.attn_v.weight", "attn_v"),
     "o": ("blk.{layer}.attn_output.weight", "attn_output"),
     "attention_gate": ("blk.{layer}.attn_gate.weight", "other"),
+    "o_a": ("blk.{layer}.attn_output_a.weight", "other"),
+    "compressor": ("blk.{layer}.attn_compressor.weight", "other"),
     "indexer_q": ("blk.{layer}.indexer.attn_q_b.weight", "other"),
     "indexer_k": ("blk.{layer}.indexer.attn_k.weight", "attn_k"),
     "indexer_weights": ("blk.{layer}.indexer.proj.weight", "other"),
@@ -98,7 +100,7 @@ def gguf_groups(model: ModelSpec) -> tuple[TensorGroup, ...]:
     drops_mtp = model.uses_mla and not any(group.index_head_dim for group in model.kv_groups)
     converted: list[TensorGroup] = []
     for group in model.tensors:
-        if group.role in _VISION_ROLES or group.tensor_class == "vision":
+        if group.role in _VISION_ROLES or group.role == "kv_scale" or group.tensor_class == "vision":
             continue
         if group.tensor_class == "mtp" and drops_mtp:
             continue
@@ -112,6 +114,9 @@ def _converted(model: ModelSpec, group: TensorGroup) -> tuple[TensorGroup, ...]:
         k_b = group._replace(shape=(model.heads, latent, model.nope_dim), role="k_b")
         v_b = group._replace(shape=(model.heads, model.v_head_dim, latent), role="v_b")
         return tuple(part._replace(name=_NAMES[part.role][0], format="F16") for part in (k_b, v_b))
+    if group.role == "expert_bias" and len(group.shape) == 1:
+        # Stacked like the matrices, so that both count a layer's experts as one tensor.
+        return (group._replace(shape=(group.per_layer, *group.shape), per_layer=1, format="F32"),)
     if group.role not in _NAMES or len(group.shape) < 2:
         return (group._replace(format="F32"),)
     name = _NAMES[group.role][0]

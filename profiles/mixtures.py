@@ -11,9 +11,12 @@ from profiles.quantization import uniform
 
 _KEPT_ROLES: tuple[Role, ...] = (
     *("norm", "router", "router_bias"),
-    *("attention_bias", "attention_sink", "expert_bias"),
+    *("attention_bias", "attention_sink", "expert_bias", "hyper_connection", "token_table"),
 )
-_UNVERIFIED_ROLES: tuple[Role, ...] = ("linear_in", "linear_conv", "linear_state", "linear_out")
+_UNVERIFIED_ROLES: tuple[Role, ...] = (
+    *("linear_in", "linear_conv", "linear_state", "linear_out"),
+    *("compressor", "hyper_connection", "token_table"),
+)
 _CLASSES: tuple[str, ...] = get_args(TensorClass)
 
 

@@ -42,6 +42,9 @@ Role = Literal[
     "norm",
     "router",
     "router_bias",
+    "token_table",
+    "kv_scale",
+    "hyper_connection",
     "q_a",
     "q_b",
     "kv_a",
@@ -52,12 +55,14 @@ Role = Literal[
     "k",
     "v",
     "o",
+    "o_a",
     "attention_bias",
     "attention_gate",
     "attention_sink",
     "indexer_q",
     "indexer_k",
     "indexer_weights",
+    "compressor",
     "linear_in",
     "linear_conv",
     "linear_state",
@@ -86,7 +91,10 @@ Role = Literal[
 """What a tensor does in its layer. An engine's file says for each role how it is sharded.
 
 ``linear_gate_a`` is the first factor of a low-rank gate of linear attention, ``latent_down`` and ``latent_up`` lead
-into and out of the latent space of routed experts; ``shared_router`` gates the shared expert.
+into and out of the latent space of routed experts; ``shared_router`` gates the shared expert. ``o_a`` is the first
+factor of a grouped output projection, ``compressor`` pools neighbouring tokens into one cached state,
+``hyper_connection`` mixes parallel residual streams, ``token_table`` routes by a table of token ids, not learned, and
+``kv_scale`` is a scale of a quantized KV cache.
 """
 
 Evidence = Literal["exact", "measured", "modelled", "assumed"]
@@ -116,8 +124,8 @@ class TensorGroup(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        """Elements of all tensors of the group, scales not counted."""
-        return prod(self.shape) * self.instances
+        """Elements of all tensors of the group, scales not counted; a table of indices has none."""
+        return 0 if self.role in ("token_table", "kv_scale") else prod(self.shape) * self.instances
 
     @property
     def bytes_each(self) -> int:
@@ -135,7 +143,10 @@ class KvGroup(NamedTuple):
 
     ``mla`` uses ``kv_lora_rank`` and ``rope_dim``; the head layouts use ``n_kv_heads``, ``head_dim``, ``v_head_dim``.
     ``window`` caps the cached tokens of a sequence; ``index_head_dim`` is the indexer key of sparse attention;
-    ``state_bytes`` is constant per sequence and layer (linear attention), whatever the context.
+    ``state_bytes`` is constant per sequence and layer (linear attention), whatever the context. ``tokens_per_state``
+    tokens are pooled into one cached state; ``packed_bytes`` is such a state in ``fp8_ds_mla`` where it is not the
+    one of DeepSeek V3.2; ``index_key_bytes`` is a key that selects blocks, in the model's own dtype whatever the
+    cache's, and whole on every rank. A layer may be in several groups, which add up.
     """
 
     layout: Literal["mla", "mha", "gqa", "mqa", "linear"]
@@ -148,6 +159,9 @@ class KvGroup(NamedTuple):
     index_head_dim: int = 0
     window: int | None = None
     state_bytes: int = 0
+    tokens_per_state: int = 1
+    packed_bytes: int = 0
+    index_key_bytes: int = 0
 
 
 class Moe(NamedTuple):

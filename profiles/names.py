@@ -13,11 +13,11 @@ _SHOWN_CHARACTERS = 60
 
 
 class UnknownName(ValueError):
-    """No key has this name; `candidates` are the nearest spellings, possibly none."""
+    """No key has this name; `candidates` are the nearest spellings, possibly none, and then `otherwise` says more."""
 
-    def __init__(self, kind: str, text: str, candidates: Iterable[str] = ()) -> None:
+    def __init__(self, kind: str, text: str, candidates: Iterable[str] = (), otherwise: str = "") -> None:
         self.candidates = tuple(candidates)
-        hint = f"; nearest: {', '.join(self.candidates)}" if self.candidates else ""
+        hint = f"; nearest: {', '.join(self.candidates)}" if self.candidates else otherwise
         super().__init__(f"unknown {kind} {_shown(text)}{hint}")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
+from tests.support.nvml_shim.machine import Shim
+
 # What runs in the tests' subprocesses is no test itself.
 collect_ignore_glob = ["support/*"]
 
@@ -19,3 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     It stands here because options of a folder below the test paths come too late for a run of everything.
     """
     parser.addoption("--update-golden", action="store_true", help="write tests/golden/*.txt anew")
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Shim:
+    """The NVML library of the scenarios, built once."""
+    return Shim(tmp_path_factory.mktemp("nvml"))

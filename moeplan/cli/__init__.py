@@ -22,6 +22,8 @@ COMMANDS: Final = {
     "grid": "plans for many models, machines and workloads",
     "memory": "weights by quantization and class, KV cache by layout and dtype",
     "detect": "this machine, every value with where it comes from",
+    "check": "go or no-go for this machine, with evidence and what to do",
+    "merge": "the inventories or check reports of many nodes as one",
     "launch": "write the start script of a plan",
     "observe": "an engine's start-up log beside the prediction, kept as calibration",
     "models": "the built-in models",

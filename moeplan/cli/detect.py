@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import Final
 
+from moeplan.cli.arguments import Flag, add_flags
 from moeplan.cli.output import print_json, print_remarks
 from moeplan.cli.parser import Parser
 
+PLACES: Final = (
+    Flag("--engine-python", "PATH", "interpreter of the environment that the engine is installed in"),
+    Flag("--model-folder", "DIR", "where models are kept, instead of the cache of huggingface_hub"),
+)
+
 
 def register(parser: Parser) -> None:
-    """The command has no flags of its own."""
-    parser.usage = "%(prog)s [--json]"
+    """Where to look for what an engine brings."""
+    parser.usage = "%(prog)s [flags]"
+    add_flags(parser, "where to look", PLACES)
 
 
 def run(args: Namespace) -> int:
     """Print what was found; a machine without a GPU is an answer too."""
     from moeplan.api import detect
 
-    inventory = detect()
+    inventory = detect(engine_python=args.engine_python, model_folder=args.model_folder)
     if args.json:
         from hwdetect.inventory import to_json
 

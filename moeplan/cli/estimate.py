@@ -15,6 +15,7 @@ from moeplan.cli.arguments import (
     OUTPUT_TOKENS,
     PARALLEL,
     QUANT,
+    SIMULATION,
     SPECULATIVE,
     SPECULATIVE_TOKENS,
     Flag,
@@ -56,8 +57,7 @@ LLAMA_CPP = (
     Flag("--flash-attention", "on/off", "fused attention"),
     Flag("--n-cpu-moe", "N", "layers whose experts stay in RAM"),
 )
-MEASURED = (CALIBRATION,)
-SPEED = (CONCURRENCY, INPUT_TOKENS, OUTPUT_TOKENS)
+SPEED = (CONCURRENCY, INPUT_TOKENS, OUTPUT_TOKENS, CALIBRATION)
 
 
 def register(parser: Parser) -> None:
@@ -68,7 +68,7 @@ def register(parser: Parser) -> None:
     add_flags(parser, "configuration", CONFIGURATION)
     add_flags(parser, "llama.cpp", LLAMA_CPP)
     add_flags(parser, "requests, for the speed", SPEED)
-    add_flags(parser, "measurements", MEASURED)
+    add_flags(parser, "simulation", SIMULATION)
 
 
 def run(args: Namespace) -> int:

@@ -9,6 +9,7 @@ from moeplan.cli.arguments import (
     BOUNDS,
     CALIBRATION,
     NARROWING,
+    SIMULATION,
     WORKLOAD,
     Flag,
     add_flags,
@@ -21,6 +22,7 @@ from moeplan.cli.parser import Parser
 from moeplan.cli.progress import progress_bar
 
 ANSWER = (
+    CALIBRATION,
     Flag("--objective", "NAME", "balanced (the default), throughput, latency, context, cost or quality"),
     Flag("--top", "5", "how many candidates to show"),
     Flag("--explain", "", "every ledger with its formulas and sources, and every rejection"),
@@ -37,6 +39,7 @@ def register(parser: Parser) -> None:
     add_flags(parser, "work", WORKLOAD)
     add_flags(parser, "bounds", BOUNDS)
     add_flags(parser, "narrow the search", NARROWING)
+    add_flags(parser, "simulation", SIMULATION)
     add_flags(parser, "answer", ANSWER)
     add_flags(parser, "measurements", (CALIBRATION,))
 

@@ -12,13 +12,13 @@ from moeplan.cli.parser import Parser, did_you_mean
 from moeplan.text_safe import shortened
 from planner.errors import BadRequest
 
-SCHEMAS: Final = ("plan", "grid", "inventory", "memory", "observation", "calibration")
+SCHEMAS: Final = ("plan", "grid", "inventory", "memory", "check", "observation", "calibration")
 FOLDER: Final = Path(__file__).parent.parent / "schemas"
 
 
 def register(parser: Parser) -> None:
     """Which schema, or ``--write``."""
-    parser.usage = "%(prog)s plan | grid | inventory | memory | observation | calibration"
+    parser.usage = f"%(prog)s {' | '.join(SCHEMAS)}"
     parser.add_argument("name", metavar="NAME", nargs="?", help=", ".join(SCHEMAS))
     parser.add_argument("--write", action="store_true", help="renew the checked-in files from the types")
 
@@ -47,6 +47,7 @@ def derived(name: str) -> str:
     from hwdetect.inventory import Inventory
     from moeplan.calibration import Calibration
     from moeplan.observing import ObservationReport
+    from planner.findings import CheckReport
     from planner.grid import Grid
     from planner.memory_report import MemoryReport
     from planner.plan import Plan
@@ -56,6 +57,7 @@ def derived(name: str) -> str:
         "grid": Grid,
         "inventory": Inventory,
         "memory": MemoryReport,
+        "check": CheckReport,
         "observation": ObservationReport,
         "calibration": Calibration,
     }

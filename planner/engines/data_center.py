@@ -198,6 +198,6 @@ def _with_settings(
         own_experts=dp > 1 and not sharing and not engine.replicas_share_experts,
         vision_sharded=settings.vision_sharded,
         lora=(settings.max_loras, settings.max_lora_rank),
-        draft_tokens=settings.draft_tokens or request.drafter.tokens if request.drafter is not None else 0,
+        draft_tokens=settings.draft_tokens if request.drafter is not None else 0,
         cpu_offload=settings.cpu_offload_bytes,
     )

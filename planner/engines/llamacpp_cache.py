@@ -50,7 +50,7 @@ def kv_bytes_per_layer(model: ModelSpec, cells: Cells, sequences: int, dtype: st
         kept = cells.window_total if group.window else cells.total
         each = _group_bytes(group, dtype, dtype_v) * kept + group.state_bytes * sequences
         for layer in group.layers:
-            sizes[layer] = each
+            sizes[layer] += each
     return sizes
 
 

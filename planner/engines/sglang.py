@@ -17,7 +17,6 @@ from planner.engines.constraints import advice
 from planner.engines.sglang_memory import default_fraction, defaults
 from planner.engines.tensor_parallel import (
     GGUF_REASON,
-    NO_DRAFTED_SPEED,
     drafter_entries,
     fit,
     pool_and_devices,
@@ -111,7 +110,7 @@ class Sglang:
             stages.append((entries, usable[0], usable[1], usable[2]))
         page = int(facts.at("page_tokens_mla" if request.model.uses_mla else "page_tokens", version).value)
         pool, devices = pool_and_devices(request, release, config, shards, stages, page)
-        warnings = [*advice(request, release, config, facts), *([NO_DRAFTED_SPEED] if config.draft_tokens else [])]
+        warnings = [*advice(request, release, config, facts)]
         return fit(request, config._replace(utilization=fraction), shards, pool, devices, warnings)
 
     def _start(self, config: Config, gpu: Gpu) -> tuple[Fact, Fact]:

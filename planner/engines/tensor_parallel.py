@@ -16,7 +16,6 @@ from profiles.drafters import MTP
 from profiles.model import ModelSpec
 
 CHECKPOINT = "tensor list of the release"
-NO_DRAFTED_SPEED = "the speed is that of decoding without the drafter, whose memory is counted"
 GGUF_REASON = "GGUF files are for llama.cpp and KTransformers"
 
 
@@ -70,8 +69,11 @@ def shards_of(
 def absorbed_mla_bytes(model: ModelSpec, tp: int, first: int, stop: int) -> int:
     """Bytes of the bf16 copies of kv_b that decode uses: W_UK and W_UV per layer and rank.
 
-    Engines keep them beside the stored projection: 2 * heads / tp * (nope + v) * kv_lora_rank per layer.
+    Engines keep them beside the stored projection: 2 * heads / tp * (nope + v) * kv_lora_rank per layer. Attention
+    over the cached state itself, which has no part without rope to expand, has none.
     """
+    if not model.nope_dim:
+        return 0
     total = 0
     for group in model.kv_groups:
         if group.layout == "mla":
@@ -174,13 +176,13 @@ def kv_figures(
         one = -(-sequence_bytes(model, config.kv_dtype, tp, first, stop, each, batched) // config.dcp)
         if config.draft_tokens and stop == model.layers:
             drafted = drafter_kv_bytes(request, config.kv_dtype, tp)
-            per_token, whole, one = per_token + drafted, whole + drafted * context, one + drafted * each
+            per_token, whole, one = per_token + drafted, whole + int(drafted * context), one + int(drafted * each)
         per_replica = -(-demand.concurrency // config.replicas)
         found = release.memo[key] = (per_token, whole, max(whole, per_replica * one), one)
     return found
 
 
-def drafter_kv_bytes(request: Request, kv_dtype: str, tp: int) -> int:
+def drafter_kv_bytes(request: Request, kv_dtype: str, tp: int) -> float:
     """Bytes per token and rank that the drafter adds to the KV cache; an MTP layer caches as the model's last one."""
     drafter, model = request.drafter, request.model
     assert drafter is not None

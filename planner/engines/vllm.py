@@ -16,7 +16,6 @@ from planner.engines.base import Config, LaunchSpec, Priced, Refusal, gpu_enviro
 from planner.engines.constraints import advice
 from planner.engines.tensor_parallel import (
     GGUF_REASON,
-    NO_DRAFTED_SPEED,
     drafter_entries,
     fit,
     pool_and_devices,
@@ -132,16 +131,20 @@ class Vllm:
         group = config.group
         assert group is not None
         gpu, facts, version = group.gpu, self.facts, config.version
+        # vLLM takes its share of the whole GPU, and refuses to start where less than that is free.
+        held = gpu.occupied
         if not config.utilization:
-            config = config._replace(utilization=facts.at("gpu_memory_utilization", version).value)
+            default = facts.at("gpu_memory_utilization", version).value
+            free = int(100 * gpu.visible_low / (gpu.visible_low + held)) / 100 if held else 1.0
+            config = config._replace(utilization=min(default, free))
         shards = shards_of(
             request, release, config,
             vision_sharded=vision_is_sharded(request.model, config),
             padding=expert_padding(release, gpu, facts, version),
         )  # fmt: skip
-        usable = int(gpu.visible * config.utilization)
-        usable_low = int(gpu.visible_low * config.utilization)
-        usable_high = int(gpu.visible_high * config.utilization)
+        usable = int((gpu.visible + held) * config.utilization)
+        usable_low = int((gpu.visible_low + held) * config.utilization)
+        usable_high = int((gpu.visible_high + held) * config.utilization)
         fixed = self._fixed_entries(request, release, config, gpu, shards)
         graphs = self._graph_entry(request, config, gpu)
         kind = "_rocm" if gpu.vendor == "amd" else ""
@@ -159,8 +162,6 @@ class Vllm:
         block = int(facts.at("mla_block_tokens" if request.model.uses_mla else "block_tokens", version).value)
         pool, devices = pool_and_devices(request, release, config, shards, stages, block)
         warnings = [*advice(request, release, config, facts)]
-        if config.draft_tokens:
-            warnings.append(NO_DRAFTED_SPEED)
         if config.cpu_offload:
             warnings.append("offloaded weights cross PCIe in every step, which the speed does not count")
         if not inside and graphs is not None:
@@ -179,6 +180,9 @@ class Vllm:
             known = all(device.capacity for device in devices)
             missing = "the offloaded weights do not fit in RAM" if known else "the size of RAM is not known (--ram)"
             priced = priced._replace(reason=missing)
+        if usable_low > gpu.visible_low:
+            reason = f"other processes hold {held / 2**30:.1f} GiB: vLLM starts only where its whole share is free"
+            return priced._replace(verdict="no", reason=reason)
         return priced
 
     def _fixed_entries(

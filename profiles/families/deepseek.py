@@ -35,6 +35,9 @@ from profiles.model import KvGroup, ModelSpec, Moe, Role, TensorGroup
 
 _SPARSE_ATTENTION: Final = ("deepseek_v32", "glm_moe_dsa")
 """Architectures whose layers have an indexer."""
+_F32_KEY_NORM: Final = ("deepseek_v32",)
+"""Architectures whose checkpoints keep the norm of the indexer's keys in F32; GLM-5's are in bf16 (index
+total_size of GLM-5.1: 1,507,728,316,928; of GLM-5.2: 1,506,659,919,872, and 755,617,140,416 in FP8)."""
 _MTP_WITHOUT_COPIES: Final = ("glm_moe_dsa",)
 """Architectures whose multi-token-prediction layers use the model's own embedding and head."""
 
@@ -127,9 +130,10 @@ class _Indexer(NamedTuple):
     heads: int
     head_dim: int
     layers: Layers
+    norm_dtype: str
 
     def tensors(self, mla: Mla, prefix: str, dtype: str, layers: Layers) -> list[TensorGroup]:
-        """The indexer's projections, and its key norm, which checkpoints keep in F32."""
+        """The indexer's projections and its key norm."""
         if not mla.q_lora_rank:
             raise BadConfig("q_lora_rank must be at least 1: the indexer reads the latent queries")
         parts: tuple[tuple[str, tuple[int, int], Role], ...] = (
@@ -142,8 +146,8 @@ class _Indexer(NamedTuple):
                 TensorGroup(f"{prefix}indexer.{name}.weight", shape, role, "attention", dtype, layers)
                 for name, shape, role in parts
             ),
-            norm(f"{prefix}indexer.k_norm.weight", self.head_dim, "f32", layers),
-            norm(f"{prefix}indexer.k_norm.bias", self.head_dim, "f32", layers),
+            norm(f"{prefix}indexer.k_norm.weight", self.head_dim, self.norm_dtype, layers),
+            norm(f"{prefix}indexer.k_norm.bias", self.head_dim, self.norm_dtype, layers),
         ]
 
 
@@ -276,6 +280,7 @@ def _indexer(config: Fields, layers: int, mtp_layers: int) -> _Indexer:
         config.integer("index_n_heads", high=MAX_HEADS),
         config.integer("index_head_dim"),
         own + tuple(range(layers, layers + mtp_layers)),
+        "f32" if config.text("model_type") in _F32_KEY_NORM else dtype_of(config),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from reprlib import Repr
 from typing import Final
 
@@ -65,9 +65,9 @@ class Fields:
         """The unchecked value, None when it is absent."""
         return self._values.get(key)
 
-    def values(self) -> Iterable[object]:
-        """Every value, unchecked."""
-        return self._values.values()
+    def __iter__(self) -> Iterator[str]:
+        """Every key."""
+        return iter(self._values)
 
     def section(self, key: str) -> Fields:
         """The object under ``key``. Raises ``BadConfig`` when it is absent or not an object."""

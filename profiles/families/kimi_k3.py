@@ -11,7 +11,6 @@ reduced in Constructive-Programming/rivoli ``docs/measurement/k3-reference``; vL
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
 
 from profiles.families.blocks import (
     Layers,
@@ -29,48 +28,10 @@ from profiles.families.blocks import (
     without,
 )
 from profiles.families.deepseek import Mla
-from profiles.families.fields import MAX_EXPERTS, MAX_HEADS, MAX_LAYERS, BadConfig, Fields, UnknownFamily
+from profiles.families.fields import MAX_EXPERTS, BadConfig, Fields, UnknownFamily
+from profiles.families.kda import Kda, attention_layers
 from profiles.families.moonvit import moonvit
-from profiles.model import KvGroup, ModelSpec, Moe, Role, TensorGroup
-
-
-class _Kda(NamedTuple):
-    """Geometry of Kimi delta attention."""
-
-    hidden: int
-    heads: int
-    head_dim: int
-    kernel: int
-
-    @property
-    def width(self) -> int:
-        """Width of queries, of keys and of values."""
-        return self.heads * self.head_dim
-
-    def tensors(self, prefix: str, dtype: str, layers: Layers) -> list[TensorGroup]:
-        """Projections, convolutions, low-rank decay gate, full-rank output gate and the state's vectors."""
-        parts: list[tuple[str, tuple[int, ...], Role, str]] = []
-        for name in ("q", "k", "v"):
-            parts.append((f"{name}_proj.weight", (self.width, self.hidden), "linear_in", dtype))
-            parts.append((f"{name}_conv1d.weight", (self.width, 1, self.kernel), "linear_conv", "f32"))
-        parts += [
-            ("f_a_proj.weight", (self.head_dim, self.hidden), "linear_gate_a", dtype),
-            ("f_b_proj.weight", (self.width, self.head_dim), "linear_in", dtype),
-            ("b_proj.weight", (self.heads, self.hidden), "linear_in", dtype),
-            ("g_proj.weight", (self.width, self.hidden), "attention_gate", dtype),
-            ("A_log", (self.head_dim,), "linear_state", "f32"),
-            ("dt_bias", (self.width,), "linear_state", "f32"),
-            ("o_proj.weight", (self.hidden, self.width), "linear_out", dtype),
-        ]
-        groups = [
-            TensorGroup(f"{prefix}{name}", shape, role, "attention", kind, layers) for name, shape, role, kind in parts
-        ]
-        return [*groups, norm(f"{prefix}o_norm.weight", self.head_dim, "f32", layers)]
-
-    def cache(self, layers: Layers) -> KvGroup:
-        """An F32 state per head, and the last inputs of the three convolutions in 2 bytes each."""
-        state = self.heads * self.head_dim**2 * 4
-        return KvGroup("linear", layers, state_bytes=state + 3 * self.width * (self.kernel - 1) * 2)
+from profiles.model import ModelSpec, Moe, TensorGroup
 
 
 def read(config: Fields) -> ModelSpec:
@@ -86,13 +47,8 @@ def _text(config: Fields, prefix: str) -> ModelSpec:
     linear = config.section("linear_attn_config")
     _refuse_other_layouts(config, linear)
     mla = Mla.read(config, hidden)
-    kda = _Kda(
-        hidden,
-        linear.integer("num_heads", high=MAX_HEADS),
-        linear.integer("head_dim"),
-        linear.integer("short_conv_kernel_size", high=1024),
-    )
-    full, delta = _attention_layers(linear, layers)
+    kda = Kda.read(linear, hidden)
+    full, delta = attention_layers(linear, layers)
     experts, top_k = expert_counts(config, "num_experts", "num_experts_per_token")
     expert_ffn, latent = config.integer("moe_intermediate_size"), config.integer("routed_expert_hidden_size")
     shared = config.integer("num_shared_experts", high=MAX_EXPERTS)
@@ -152,7 +108,7 @@ def _text(config: Fields, prefix: str) -> ModelSpec:
 
 
 def _refuse_other_layouts(config: Fields, linear: Fields) -> None:
-    """Kimi-Linear shares the name of the text model but not its layout, whose dtypes are not known here."""
+    """Kimi-Linear shares the name of the text model but not its layout; it is read when it stands alone."""
     parts = (
         ("linear_attn_config.use_full_rank_gate", linear.flag("use_full_rank_gate", False)),
         ("mla_use_output_gate", config.flag("mla_use_output_gate", False)),
@@ -165,19 +121,6 @@ def _refuse_other_layouts(config: Fields, linear: Fields) -> None:
         raise UnknownFamily(f"KimiLinearForCausalLM without {', '.join(missing)} has no exact reader")
     if config.integer("num_nextn_predict_layers", 0, low=0):
         raise UnknownFamily("KimiLinearForCausalLM with num_nextn_predict_layers has no exact reader")
-
-
-def _attention_layers(linear: Fields, layers: int) -> tuple[Layers, Layers]:
-    """Layers with latent and with delta attention; the configuration counts layers from one."""
-    full, delta = (
-        tuple(sorted(layer - 1 for layer in linear.integers(key, low=1, high=MAX_LAYERS)))
-        for key in ("full_attn_layers", "kda_layers")
-    )
-    if not full or not delta or tuple(sorted((*full, *delta))) != tuple(range(layers)):
-        raise BadConfig(
-            f"{linear.path}: full_attn_layers and kda_layers must name each of {layers} layers exactly once"
-        )
-    return full, delta
 
 
 def _residual(name: str, hidden: int, dtype: str, layers: Layers) -> list[TensorGroup]:

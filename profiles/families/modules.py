@@ -5,7 +5,8 @@ Every exporter writes such a list and each means something else by an entry:
 - compressed-tensors: a whole module name, or ``re:`` and a regular expression that matches from the start;
 - modelopt: a whole name, a part of one, or shell wildcards;
 - transformers (fp8): a name or a module above it, the end of a name, or a path with ``*``;
-- AutoAWQ: any part of a name.
+- AutoAWQ: any part of a name;
+- GPTQModel: a regular expression that matches from the start.
 
 The patterns come from a file that nobody vouches for, so they are capped in number and length, and a regular
 expression that could backtrack without bound is refused.
@@ -71,6 +72,30 @@ class ModuleFilter:
         return any(part in name for part in self._containing) or any(match(name) for match in self._regexes)
 
 
+class ListedModules:
+    """A set of modules given by whole names: those listed, and all that lie below them."""
+
+    __slots__ = ("_names",)
+
+    layer_free = False
+    work_per_name = 1
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+
+    def matches(self, name: str) -> bool:
+        """Whether the module or one above it is listed."""
+        while name:
+            if name in self._names:
+                return True
+            name = name.rpartition(".")[0]
+        return False
+
+
+Modules = ModuleFilter | ListedModules
+"""A set of modules. ``layer_free`` says that layers do not differ, ``work_per_name`` what one ``matches`` costs."""
+
+
 def compressed_tensors(patterns: Sequence[str], where: str) -> ModuleFilter:
     """``ignore`` or ``targets`` of compressed-tensors. ``where`` names the list in an error."""
     _check(patterns, where)
@@ -104,6 +129,12 @@ def autoawq(patterns: Sequence[str], where: str) -> ModuleFilter:
     """``modules_to_not_convert`` as AutoAWQ reads it."""
     _check(patterns, where)
     return ModuleFilter(containing=patterns)
+
+
+def gptqmodel(patterns: Sequence[str], where: str) -> ModuleFilter:
+    """The keys of ``dynamic`` as GPTQModel reads them, without their sign: regular expressions from the start."""
+    _check(patterns, where)
+    return ModuleFilter(regexes=_regexes(patterns, where))
 
 
 def _has_digit(text: str) -> bool:

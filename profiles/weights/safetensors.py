@@ -20,17 +20,21 @@ def holds_safetensors(folder: Path) -> bool:
         return any(path.name.endswith((".safetensors", ".safetensors.index.json")) for path in folder.iterdir())
 
 
-def model_from_safetensors(path: Path, spec: ModelSpec) -> ModelSpec:
+def model_from_safetensors(path: Path, spec: ModelSpec, undeclared: UnknownQuantization | None = None) -> ModelSpec:
     """``spec``, read from the ``config.json``, with the tensors and the one release that the files at ``path`` hold.
 
     ``path`` is a ``.safetensors`` file, an index or a folder. Where headers and configuration differ the headers win,
-    and a note says how. Where only the index is there its names and its total are compared. Raises ``BadModelFile``,
-    also for files of another model, and ``UnknownQuantization`` for MLX's own quantization.
+    and a note says how. Where only the index is there its names and its total are compared. ``undeclared`` says why the
+    configuration's quantization is not in ``spec``, which then gives only shapes and needs headers. Raises
+    ``BadModelFile``, also for files of another model, ``undeclared`` without headers, and ``UnknownQuantization`` for
+    MLX's own quantization.
     """
     files = read_safetensors(path)
     # Only MLX packs into unsigned words; its names would pass for those of unquantized weights.
     if any(kind.type_name == "U32" for header in files.headers or () for kind in header.kinds):
         raise UnknownQuantization(f"{path}: weights quantized by MLX have no exact reader")
+    if undeclared is not None and files.headers is None:
+        raise undeclared
     implied = implied_tensors(spec)
     if 2 * len(files.names) < implied:
         # Here and not after the comparison, which for absurd configurations would take forever.
@@ -41,7 +45,10 @@ def model_from_safetensors(path: Path, spec: ModelSpec) -> ModelSpec:
         notes, release_note = _index_notes(spec, files, comparison)
     else:
         comparison = compare(spec, files.headers)
-        notes, release_note = _header_notes(spec, comparison), ""
+        notes = (
+            _header_notes(spec, comparison) if undeclared is None else [f"read from the headers alone: {undeclared}"]
+        )
+        release_note = ""
     if 2 * comparison.found < comparison.expected and comparison.missing is not None:
         first = quoted(comparison.missing.first)
         raise _other_model(path, f"of {comparison.expected:,} it has {comparison.found:,}, and not {first}")

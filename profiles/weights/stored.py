@@ -28,24 +28,36 @@ _MODULE_PARTS: Final = frozenset(
     (
         "weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx", "weight_scale_inv",
         "weight_scale_2", "weight_global_scale", "input_global_scale", "input_scale",
-        "qweight", "qzeros", "scales", "g_idx",
+        "qweight", "qzeros", "scales", "g_idx", "scale", "input_zero_point", "SCB", "weight_format",
     )
 )  # fmt: skip
-"""Last components of names beside ``weight``: compressed-tensors, DeepSeek, modelopt, AWQ and GPTQ."""
+"""Last components of names beside ``weight``: compressed-tensors, DeepSeek, modelopt, AWQ, GPTQ and LLM.int8."""
 _FUSED_PARTS: Final = ("_blocks", "_scales", "_packed", "_scale_inv", "_scale", "_shape")
 """Ends of the names of fused experts, which have no module of their own: gpt-oss and compressed-tensors."""
+_BELOW_WEIGHT: Final = re.compile(r"(.*\.weight)\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+)")
+"""What bitsandbytes stores beside a matrix of 4 bits, under the matrix's own name."""
 _RAW: Final = {8: "I8", 16: "I16", 32: "I32", 64: "I64"}
 _GROUPS: Final = (16, 32, 64, 128, 256, 512, 1024)
 _QUANTIZED: Final[dict[str, tuple[str, ...]]] = {
     "I32": (
-        *(f"int4_g{group}" for group in _GROUPS),
-        "int4_channel",
-        *(f"{method}_g{group}" for method in ("awq", "gptq") for group in _GROUPS),
+        *(
+            f"int{bits}_{group}{parts}"
+            for bits in (4, 8)
+            for parts in ("", "_i64", "_zp_i64", "_gidx_i64", "_zp_gidx_i64")
+            for group in (*(f"g{group}" for group in _GROUPS), "channel")
+        ),
+        *(f"{method}_g{group}" for method in ("awq", "gptq", "gptq8", "gptq3", "gptq2") for group in _GROUPS),
     ),
-    "I8": tuple(name for name in FORMATS if name.startswith("int8")),
-    "F8_E4M3": tuple(name for name in FORMATS if name.startswith("fp8")),
-    "U8": ("nvfp4", "nvfp4_a16", "mxfp4", "mxfp8"),
+    "I8": (*(name for name in FORMATS if name.startswith("int8")), "mxfp4", "bnb_int8"),
+    "F8_E4M3": (*(name for name in FORMATS if name.startswith("fp8")), "mxfp8"),
+    "U8": (
+        *("nvfp4", "nvfp4_a16", "mxfp4", "nf4", "nf4_f16", "fp4", "fp4_f16"),
+        # An F32 is written as the shortest decimal that gives a double of the same value.
+        *(f"nf4_nested{digits}{dtype}" for dtype in ("", "_f16") for digits in range(1, 25)),
+    ),
 }
+_PACKED: Final = re.compile(r"(?:int[2-8]|(?:awq|gptq)[238]?)_(?:g|channel)")
+"""Names of the formats whose values are packed into I32 words, among them those of no usual group size."""
 
 
 class Module(NamedTuple):
@@ -80,7 +92,9 @@ class Module(NamedTuple):
             return self.plain_format == format_name
         dtype = {"F8_E5M2": "F8_E4M3", "F4": "U8"}.get(self.main.type_name, self.main.type_name)
         known = _QUANTIZED.get(dtype, ())
-        return format_name in known or (dtype == "I32" and format_name.startswith(("int4_", "awq_", "gptq_")))
+        if dtype == "F8_E4M3" and format_name.startswith("fp8_block"):
+            return True
+        return format_name in known or (dtype == "I32" and _PACKED.match(format_name) is not None)
 
     def format_for(self, shapes: Iterable[tuple[tuple[int, ...], int]]) -> str | None:
         """The storage format in which matrices of ``shapes``, each so many times, take exactly these bytes."""
@@ -89,6 +103,8 @@ class Module(NamedTuple):
         if "qweight" in self.parts:
             method = "gptq" if "g_idx" in self.parts else "awq"
             candidates = [name for name in candidates if name.startswith(method)]
+        if "quant_map" in self.parts:
+            candidates = [name for name in candidates if name.startswith(("nf4", "fp4"))]
         for name in candidates:
             storage = storage_format(name)
             if sum(tensor_bytes(storage, shape) * count for shape, count in shapes) == self.bytes:
@@ -127,13 +143,17 @@ def split_part(name: str) -> tuple[str, str]:
     ('model.layers.1.mlp.experts.#.up_proj.weight', 'weight_scale')
     >>> split_part("model.layers.0.mlp.experts.gate_up_proj_blocks")
     ('model.layers.0.mlp.experts.gate_up_proj', '_blocks')
+    >>> split_part("layers.0.hc_attn_scale"), split_part("model.norm.weight.absmax")
+    (('layers.0.hc_attn_scale', ''), ('model.norm.weight', 'absmax'))
     """
     head, dot, last = name.rpartition(".")
     if dot and last in _MODULE_PARTS:
         return f"{head}.weight", last
-    for end in _FUSED_PARTS:
+    for end in _FUSED_PARTS if ".experts." in name else ():
         if last.endswith(end):
             return name.removesuffix(end), end
+    if found := _BELOW_WEIGHT.fullmatch(name):
+        return found[1], found[2]
     return name, ""
 
 

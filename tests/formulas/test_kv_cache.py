@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 from formulas.kv_cache import (
     KV_DTYPES,
     UnsupportedKvDtype,
+    cached_states,
     cached_tokens,
+    compressor_state_bytes,
     expanded_mla_bytes,
     gqa_bytes,
     indexer_bytes,
     mla_bytes,
+    packed_state_bytes,
     padded_cells,
     vector_bytes,
 )
@@ -103,3 +106,24 @@ def test_cells_are_padded_to_256_and_hold_the_context(tokens: int, sequences: in
 @given(st.integers(1, 1024))
 def test_an_indexer_key_is_fp8_with_a_scale_per_128(width: int) -> None:
     assert width + 4 <= indexer_bytes(width) <= width + 4 * (width // 128 + 1)
+
+
+@given(st.integers(1, 4096), st.integers(0, 256))
+def test_a_packed_state_is_fp8_with_scales_in_whole_eights(nope: int, rope: int) -> None:
+    scales = packed_state_bytes(nope, rope) - nope - 2 * rope
+    assert scales % 8 == 0
+    assert 0 <= scales - -(-nope // 64) < 8
+
+
+@given(st.integers(1, 1 << 20), st.integers(1, 256))
+def test_states_hold_whole_groups_of_tokens(tokens: int, each: int) -> None:
+    kept = cached_states(tokens, each)
+    assert kept * each <= tokens < (kept + 1) * each
+    assert cached_states(tokens, 1) == tokens
+
+
+@given(st.integers(1, 256), st.integers(1, 1024))
+def test_overlapping_states_wait_for_four_times_as_much(each: int, width: int) -> None:
+    one = compressor_state_bytes(each, width, overlapping=False)
+    assert one == each * width * 2 * 4
+    assert compressor_state_bytes(each, width, overlapping=True) == 4 * one

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hwdetect.cgroups import cpu_quota, cpuset, memory_limit, memory_used, swap_limit
+from hwdetect.cgroups import cpu_quota, cpuset, memory_available, memory_limit, memory_used, swap_limit
 from tests.hwdetect.conftest import WriteTree
 
 GIB = 2**30
@@ -149,3 +149,25 @@ def test_a_limit_that_cannot_be_read_is_not_no_limit(write_tree: WriteTree) -> N
     assert (limit.unlimited, limit.source) == (False, f"/{GROUP}/memory.max")
     assert limit.reason is not None and "soon" in limit.reason
     assert quota.reason == "division by zero"
+
+
+def test_what_is_left_under_the_tightest_level(write_tree: WriteTree) -> None:
+    """File pages that nobody used lately do not count; those of the slice, which holds more, decide here."""
+    root = write_tree(
+        V2
+        | {
+            f"{GROUP}/memory.max": f"{64 * GIB}\n",
+            f"{GROUP}/memory.current": f"{10 * GIB}\n",
+            f"{SLICE}/memory.max": f"{48 * GIB}\n",
+            f"{SLICE}/memory.current": f"{40 * GIB}\n",
+            f"{SLICE}/memory.stat": f"anon 1\ninactive_file {12 * GIB}\n",
+        }
+    )
+    left = memory_available(root)
+    assert (left.value, left.source) == (20 * GIB, f"/{SLICE}: limit - working set")
+
+
+def test_what_is_left_is_not_known_without_what_is_used(write_tree: WriteTree) -> None:
+    left = memory_available(write_tree(V2 | {f"{GROUP}/memory.max": f"{GIB}\n"}))
+    assert left.reason == "there is a limit, and what is charged cannot be read"
+    assert memory_available(write_tree(V2 | {f"{GROUP}/memory.max": "max\n"})).reason == "no memory limit is in force"

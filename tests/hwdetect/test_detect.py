@@ -10,8 +10,9 @@ import pytest
 from hwdetect import host_cpu
 from hwdetect.detect import detect
 from hwdetect.inventory import from_json, known, to_json
-from tests.hwdetect.conftest import REPOSITORY, Shim, WriteTree, needs_no_driver
+from tests.hwdetect.conftest import REPOSITORY, WriteTree, needs_no_driver
 from tests.support.nvml_shim.build import shim_environment
+from tests.support.nvml_shim.machine import Shim
 
 DETECT = """
 import sys
@@ -83,13 +84,13 @@ GRACE_HOPPER = {
     "sys/devices/system/node/node0/cpulist": "0-71\n",
     "sys/devices/system/node/node0/meminfo": f"Node 0 MemTotal: {480 * GIB} kB\n",
     "sys/devices/system/node/node1/cpulist": "\n",
-    "sys/devices/system/node/node1/meminfo": f"Node 1 MemTotal: {96 * GIB} kB\n",
+    "sys/devices/system/node/node1/meminfo": f"Node 1 MemTotal: {96 * GIB} kB\nNode 1 MemFree: {90 * GIB} kB\n",
 }
 
 
 def test_gpu_memory_in_the_kernel_s_total_is_not_counted_twice(shim: Shim, write_tree: WriteTree) -> None:
     root = write_tree(GRACE_HOPPER)
-    environment = shim_environment(shim.library, "gh200")
+    environment = shim_environment(shim.library("gh200"), "gh200")
     result = subprocess.run(
         [sys.executable, "-c", DETECT, str(root)],
         env=environment,
@@ -101,6 +102,7 @@ def test_gpu_memory_in_the_kernel_s_total_is_not_counted_twice(shim: Shim, write
     (node,) = from_json(result.stdout).nodes
     assert known(node.memory.total_bytes) == 576 * 2**30
     assert known(node.memory.usable_bytes) == 480 * 2**30
+    assert known(node.memory.available_bytes) == 410 * 2**30
     assert [numa.gpu_index for numa in node.numa] == [None, 0]
 
 

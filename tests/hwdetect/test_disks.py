@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from hwdetect import disks as disks_module
-from hwdetect.disks import disks
+from hwdetect.disks import disk_of, disks
 from hwdetect.inventory import known
 
 
@@ -19,6 +19,7 @@ class Partition(NamedTuple):
     device: str
     mountpoint: str
     fstype: str
+    opts: str = "rw"
 
 
 def list_partitions(monkeypatch: pytest.MonkeyPatch, *rows: Partition) -> None:
@@ -80,3 +81,41 @@ def test_a_server_that_does_not_answer_does_not_hang(monkeypatch: pytest.MonkeyP
     assert time.monotonic() - started < 0.4
     assert disk.free_bytes is not None
     assert disk.free_bytes.reason == "no answer within 0.05 s"
+
+
+@pytest.mark.parametrize(
+    ("fstype", "options", "kind", "read_only"),
+    [
+        ("ext4", "rw,relatime", "local", False),
+        ("nfs4", "ro,vers=4.2", "network", True),
+        ("lustre", "rw", "network", False),
+        ("virtiofs", "rw", None, False),
+    ],
+)
+def test_where_the_bytes_are_and_whether_they_may_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fstype: str, options: str, kind: str | None, read_only: bool
+) -> None:
+    list_partitions(monkeypatch, Partition("somewhere", str(tmp_path), fstype, options))
+    (disk,) = disks()
+    assert (disk.kind, known(disk.read_only)) == (kind, read_only)
+
+
+def test_the_file_system_a_folder_lies_on_is_the_nearest_mount(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "models/deep").mkdir(parents=True)
+    list_partitions(
+        monkeypatch,
+        Partition("/dev/a", "/", "ext4"),
+        Partition("/dev/b", str(tmp_path / "models"), "ext4"),
+        Partition("shm", str(tmp_path / "models"), "tmpfs"),
+        Partition("/dev/c", str(tmp_path / "mod"), "xfs"),
+    )
+    found = disk_of(tmp_path / "models/deep")
+    assert found is not None
+    # Of two mounts on one point the later one is what a program sees.
+    assert (found.device, found.kind) == ("shm", "memory")
+    assert known(found.free_bytes)
+
+
+def test_a_folder_under_no_mount(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    list_partitions(monkeypatch)
+    assert disk_of(tmp_path) is None

@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 
 from hwdetect.inventory import THROTTLE_FAULTS, Gpu, Node, known
-from tests.hwdetect.conftest import PROBE, Shim, WriteTree, needs_no_driver, run_probe
+from tests.hwdetect.conftest import WriteTree, needs_no_driver
 from tests.support.nvml_shim.build import shim_environment
+from tests.support.nvml_shim.machine import PROBE, Shim, probe
+
+
+def run_probe(environment: dict[str, str], root: Path, script: str = PROBE) -> Node:
+    return probe(environment, [("", root)], script)[0]
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +24,8 @@ def healthy(shim: Shim) -> Node:
 
 def test_eight_healthy_gpus(healthy: Node) -> None:
     assert (healthy.gpu_status.code, healthy.gpu_status.detail) == ("ok", "8 GPU(s)")
-    assert known(healthy.driver_version) == "550.90.12"
-    assert known(healthy.cuda_driver_version) == "12.4"
+    assert known(healthy.driver_version) == "580.159.03"
+    assert known(healthy.cuda_driver_version) == "13.0"
     assert [gpu.index for gpu in healthy.gpus] == list(range(8))
     assert len({known(gpu.uuid) for gpu in healthy.gpus}) == 8
     assert {gpu.status for gpu in healthy.gpus} == {"ok"}
@@ -52,6 +57,28 @@ def test_a_healthy_gpu_field_by_field(healthy: Node) -> None:
     assert (known(gpu.persistence), known(gpu.compute_mode)) == (True, "default")
     assert known(gpu.throttle_reasons) == ("gpu_idle",)
     assert (known(gpu.remapped_rows.pending), known(gpu.remapped_rows.failure)) == (False, False)
+    assert gpu.ecc_errors
+    assert known(gpu.ecc_errors.volatile_uncorrected) == known(gpu.ecc_errors.aggregate_uncorrected) == 0
+    assert (known(gpu.ecc_errors.volatile_corrected), known(gpu.ecc_errors.aggregate_corrected)) == (0, 3)
+    assert (known(gpu.ecc_pending), known(gpu.mig_pending)) == (True, False)
+    assert (known(gpu.temperature_c), known(gpu.temperature_margin_c)) == (34.0, 53.0)
+    assert (known(gpu.inforom_valid), known(gpu.vbios_version)) == (True, "96.00.A5.00.01")
+    assert (known(gpu.compute_processes), known(gpu.performance_state)) == (0, 0)
+    assert known(gpu.pcie.card_generation) == 5
+
+
+def test_health_that_is_not_well(shim: Shim) -> None:
+    errors = shim.scan("ecc_errors").gpus[3].ecc_errors
+    assert errors and known(errors.volatile_uncorrected) == 2
+    assert known(shim.scan("inforom_corrupt").gpus[7].inforom_valid) is False
+    assert known(shim.scan("used_by_others").gpus[5].compute_processes) == 1
+    assert known(shim.scan("too_hot").gpus[3].temperature_margin_c) == 0.0
+    old = shim.scan("old_driver").gpus[0]
+    assert known(old.temperature_margin_c) == 89 - 34
+    assert old.temperature_margin_c is not None and "Threshold" in old.temperature_margin_c.source
+    pages = shim.scan("retired_pages").gpus[0]
+    assert (known(pages.retired_pages), known(pages.retired_pages_pending)) == (2, True)
+    assert known(shim.scan("ecc_off").gpus[1].ecc_pending) is False
 
 
 def test_a_field_the_card_lacks_is_missing_with_its_reason(healthy: Node) -> None:
@@ -94,13 +121,13 @@ def test_numa_node_minus_one_is_unknown(shim: Shim, write_tree: WriteTree) -> No
 
 
 def test_half_a_pcie_link(shim: Shim) -> None:
-    gpus = shim.scan("h200x8", "x8_link").gpus
+    gpus = shim.scan("x8_link").gpus
     widths = [(known(gpu.pcie.width), known(gpu.pcie.max_width)) for gpu in gpus if gpu.pcie]
     assert widths == [(8, 16) if index == 3 else (16, 16) for index in range(8)]
 
 
 def test_dead_and_unreadable_nvlinks(shim: Shim) -> None:
-    gpus = shim.scan("h200x8", "dead_nvlink").gpus
+    gpus = shim.scan("dead_nvlink").gpus
     dead, unreadable = gpus[2].nvlink, gpus[5].nvlink
     assert dead and unreadable and unreadable.active_count
     assert [link.index for link in dead.links if not link.active] == [4, 11]
@@ -111,7 +138,7 @@ def test_dead_and_unreadable_nvlinks(shim: Shim) -> None:
 
 
 def test_lost_gpus_do_not_end_the_scan(shim: Shim) -> None:
-    node = shim.scan("h200x8", "lost_gpu")
+    node = shim.scan("lost_gpu")
     assert [gpu.status for gpu in node.gpus] == ["ok"] * 6 + ["lost", "lost"]
     assert node.gpu_status.detail == "8 GPU(s), 2 of them not usable"
     before, during = node.gpus[6:]
@@ -123,15 +150,15 @@ def test_lost_gpus_do_not_end_the_scan(shim: Shim) -> None:
 
 
 def test_row_remapping(shim: Shim) -> None:
-    gpus = shim.scan("h200x8", "remap_pending").gpus
-    rows = [gpu.remapped_rows for gpu in gpus if gpu.remapped_rows]
-    assert [known(each.pending) for each in rows] == [index == 1 for index in range(8)]
+    pending = [gpu.remapped_rows for gpu in shim.scan("remap_pending").gpus if gpu.remapped_rows]
+    assert [known(each.pending) for each in pending] == [index == 1 for index in range(8)]
+    rows = [gpu.remapped_rows for gpu in shim.scan("remap_failed").gpus if gpu.remapped_rows]
     assert [known(each.failure) for each in rows] == [index == 4 for index in range(8)]
     assert (known(rows[4].correctable), known(rows[4].uncorrectable)) == (2, 8)
 
 
 def test_throttle_reasons_and_which_are_faults(shim: Shim) -> None:
-    gpus = shim.scan("h200x8", "throttled").gpus
+    gpus = shim.scan("throttled").gpus
     reasons = [known(gpu.throttle_reasons) or () for gpu in gpus[:4]]
     assert reasons == [
         ("hw_slowdown",),
@@ -143,7 +170,7 @@ def test_throttle_reasons_and_which_are_faults(shim: Shim) -> None:
 
 
 def test_mig_devices_and_an_empty_slot(shim: Shim) -> None:
-    gpu = shim.scan("h200x8", "mig").gpus[0]
+    gpu = shim.scan("mig").gpus[0]
     assert known(gpu.mig) is True
     assert [device.index for device in gpu.mig_devices] == [0, 2]
     second = gpu.mig_devices[1]
@@ -151,7 +178,7 @@ def test_mig_devices_and_an_empty_slot(shim: Shim) -> None:
     assert known(second.name) == "NVIDIA H200 MIG 3g.71gb"
     assert known(second.memory.total_bytes) == 74625056768
     assert (known(second.gpu_instance_id), known(second.compute_instance_id)) == (2, 0)
-    assert known(second.multiprocessors) == 60
+    assert (known(second.multiprocessors), known(second.compute_slices)) == (60, 3)
 
 
 MEMINFO = {"proc/meminfo": "MemTotal:       127600748 kB\nMemAvailable:   120000000 kB\n"}
@@ -168,7 +195,7 @@ def test_an_integrated_gpu_has_the_memory_of_the_host(shim: Shim, write_tree: Wr
 
 
 def test_only_a_known_integrated_gpu_gets_the_memory_of_the_host(shim: Shim, write_tree: WriteTree) -> None:
-    gpu = shim.scan("gb10", "unknown_memoryless", root=write_tree(MEMINFO)).gpus[0]
+    gpu = shim.scan("unknown_memoryless", root=write_tree(MEMINFO)).gpus[0]
     assert gpu.memory and gpu.memory.total_bytes
     assert gpu.kind == "gpu"
     assert (gpu.memory.total_bytes.value, gpu.memory.total_bytes.reason) == (None, "Not Supported")
@@ -193,12 +220,12 @@ def test_gpu_memory_that_is_a_numa_node(shim: Shim, healthy: Node) -> None:
     assert known(healthy.gpus[0].memory_numa_node) is None
 
 
-def test_an_old_driver_without_the_newer_functions(old_shim: Shim) -> None:
-    node = old_shim.scan("h200x8")
+def test_an_old_driver_without_the_newer_functions(shim: Shim) -> None:
+    node = shim.scan("old_driver")
     gpu = node.gpus[0]
     assert gpu.memory and gpu.memory.reserved_bytes and gpu.memory.total_bytes
     assert gpu.nvlink and gpu.fabric and gpu.fabric.state
-    assert known(node.cuda_driver_version) == "12.4"
+    assert known(node.cuda_driver_version) == "11.4"
     assert (gpu.memory.reserved_bytes.value, gpu.memory.reserved_bytes.reason) == (None, "Function Not Found")
     assert gpu.memory.total_bytes.source == "nvmlDeviceGetMemoryInfo.total"
     assert known(gpu.memory.total_bytes) == 143771 * 2**20
@@ -233,15 +260,15 @@ def test_an_unforeseen_answer_costs_one_gpu(shim: Shim, tmp_path: Path) -> None:
 import hwdetect.nvidia as door
 read = door.read_gpu
 door.read_gpu = lambda handle, index, root: 1 // 0 if index == 3 else read(handle, index, root)
-found ="""
-    environment = shim_environment(shim.library, "h200x8")
-    gpus = run_probe(environment, tmp_path, PROBE.replace("found =", broken, 1)).gpus
+for scenario, root in"""
+    environment = shim_environment(shim.library(), "h200x8")
+    gpus = run_probe(environment, tmp_path, PROBE.replace("\nfor scenario, root in", broken, 1)).gpus
     assert [gpu.status for gpu in gpus] == ["error" if index == 3 else "ok" for index in range(8)]
     assert (gpus[3].status_detail or "").startswith("ZeroDivisionError")
 
 
 def test_denied_devices(shim: Shim) -> None:
-    some, every = shim.scan("h200x8", "one_denied"), shim.scan("h200x8", "all_denied")
+    some, every = shim.scan("one_denied"), shim.scan("all_denied")
     assert some.gpu_status.code == "ok"
     assert [gpu.status for gpu in some.gpus] == ["error"] + ["ok"] * 7
     assert every.gpu_status.code == "no_permission"
@@ -269,9 +296,10 @@ def test_a_broken_library_is_not_an_absent_one(tmp_path: Path) -> None:
 @needs_no_driver
 def test_the_library_where_wsl_keeps_it(shim: Shim, tmp_path: Path) -> None:
     """Only the path is ours: the linker does not know the folder, as in a container under WSL."""
-    environment = shim_environment(shim.library, "rtx4090_48") | {"LD_LIBRARY_PATH": ""}
+    environment = shim_environment(shim.library(), "rtx4090_48") | {"LD_LIBRARY_PATH": ""}
     moved = PROBE.replace(
-        "found =", f"import hwdetect.nvidia as door; door.WSL_LIBRARY = {str(shim.library)!r}\nfound ="
+        "\nfor scenario, root in",
+        f"import hwdetect.nvidia as door; door.WSL_LIBRARY = {str(shim.library())!r}\nfor scenario, root in",
     )
     assert len(run_probe(environment, tmp_path, moved).gpus) == 1
 
@@ -280,7 +308,7 @@ def test_the_deprecated_pynvml_package_is_recognised(shim: Shim, tmp_path: Path)
     package = tmp_path / "pynvml"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    environment = shim_environment(shim.library, "h200x8", PYTHONPATH=f"{tmp_path}{os.pathsep}.")
+    environment = shim_environment(shim.library(), "h200x8", PYTHONPATH=f"{tmp_path}{os.pathsep}.")
     status = run_probe(environment, tmp_path).gpu_status
     assert (status.code, status.detail) == (
         "error",
@@ -299,13 +327,13 @@ def test_cuda_visible_devices_marks_the_gpus(shim: Shim) -> None:
 
 
 def test_cuda_visible_devices_and_mig(shim: Shim) -> None:
-    gpus = shim.scan("h200x8", "mig", CUDA_VISIBLE_DEVICES="MIG-bbbb").gpus
+    gpus = shim.scan("mig", CUDA_VISIBLE_DEVICES="MIG-bbbb").gpus
     assert seen(gpus) == [True] + [False] * 7
     assert [known(device.visible) for device in gpus[0].mig_devices] == [False, True]
 
 
 def test_numbers_mean_nothing_certain_once_cuda_may_count_otherwise(shim: Shim) -> None:
-    gpus = shim.scan("h200x8", "lost_gpu", CUDA_VISIBLE_DEVICES="0", CUDA_DEVICE_ORDER="PCI_BUS_ID").gpus
+    gpus = shim.scan("lost_gpu", CUDA_VISIBLE_DEVICES="0", CUDA_DEVICE_ORDER="PCI_BUS_ID").gpus
     assert seen(gpus) == [None] * 8
     assert gpus[0].visible is not None
     assert gpus[0].visible.reason == "only CUDA knows which device its numbers mean here"

@@ -25,6 +25,7 @@ from hwdetect.inventory import (
 )
 from planner.memory_report import ClaimVerdict, KvCacheRow, MemoryReport, ParameterCounts, WeightsRow
 from planner.plan import (
+    BudgetEntry,
     Candidate,
     ChatMode,
     ContainerImage,
@@ -32,6 +33,7 @@ from planner.plan import (
     DeviceMemory,
     Download,
     EngineRef,
+    Evidence,
     HardwareSummary,
     KvCache,
     Launch,
@@ -40,6 +42,7 @@ from planner.plan import (
     ModelRef,
     Offload,
     Parallel,
+    ParetoPoint,
     Performance,
     Plan,
     Quality,
@@ -146,6 +149,14 @@ def spread(low: float, expected: float, high: float) -> Range:
     return Range(low=low, expected=expected, high=high)
 
 
+def timed(what: str, milliseconds: float, share: float, bound_by: str, evidence: Evidence = "modelled") -> BudgetEntry:
+    seconds = milliseconds * 1e-3
+    return BudgetEntry(
+        what=what, seconds=seconds, low_s=seconds / 1.1, high_s=seconds * 1.1, share=share, bound_by=bound_by,
+        source=f"where {what} was timed", evidence=evidence,
+    )  # fmt: skip
+
+
 PERFORMANCE = Performance(
     decode_tokens_per_s_per_request=spread(31.4, 40.0, 52.0),
     decode_tokens_per_s_total=spread(502.4, 640.0, 832.0),
@@ -155,6 +166,12 @@ PERFORMANCE = Performance(
     effective_concurrency=16.0,
     bound_by="HBM",
     evidence="modelled",
+    budget=(
+        timed("routed experts", 15.0, 0.6, "HBM", "measured"),
+        timed("attention", 7.5, 0.3, "latency"),
+        timed("all-reduce", 2.5, 0.1, "link"),
+    ),
+    prompt_budget=(timed("routed experts", 250.0, 1.0, "compute"),),
 )
 SERVING = Serving(
     served_name="model-a", port=8000, health="/health", head_port=29501, api_key_variable="VLLM_API_KEY",
@@ -264,6 +281,15 @@ REJECTED = (
 )  # fmt: skip
 
 
+def point(candidate: Candidate) -> ParetoPoint:
+    return ParetoPoint(
+        tokens_per_s_per_user=40.0, tokens_per_s_per_gpu=80.0, total_tokens_per_s_per_gpu=400.0, concurrency=16,
+        tpot_s=spread(0.0192, 0.025, 0.0318), ttft_s=spread(0.24, 0.3, 0.37), engine=candidate.engine,
+        quantization=candidate.quantization, parallel=candidate.parallel, kv_dtype="fp8", gpus=8, bound_by="HBM",
+        rank=1,
+    )  # fmt: skip
+
+
 def plan_of(candidates: tuple[Candidate, ...], rejected: tuple[Rejection, ...] = REJECTED) -> Plan:
     """A plan with these."""
     return Plan(
@@ -284,6 +310,7 @@ def plan_of(candidates: tuple[Candidate, ...], rejected: tuple[Rejection, ...] =
         inventory={},
         objective="balanced",
         candidates=candidates,
+        pareto=tuple([point(candidate) for candidate in candidates[:1]]),
         rejected=rejected,
         search=SearchSummary(
             evaluated=1234, fitting=sum(one.fits for one in candidates),

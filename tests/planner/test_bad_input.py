@@ -67,6 +67,7 @@ SENSIBLE: dict[str, tuple[str | int | float | bool, ...]] = {
     "text_only": (True, False, "yes"),
     "kv_unified": (True, False),
     "enforce_eager": (True, False),
+    "accept_length": (1, 2.6, "0", "many"),
 }
 MODELS = ("kimi-k2.5", "K2.5", "deepseek-r1", "qwen3-235b-a22b", "llama-3.1-70b", "gpt-2", "")
 GPUS = (

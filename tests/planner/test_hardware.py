@@ -10,7 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formulas.units import GIB
-from hwdetect.inventory import Inventory, from_json
+from hwdetect.inventory import (
+    BoolFact,
+    Disk,
+    FloatFact,
+    GpuMemory,
+    GpuStatus,
+    HostMemory,
+    IntFact,
+    Inventory,
+    MemoryModules,
+    Node,
+    TextFact,
+    from_json,
+)
+from planner import machine as plain
 from planner.errors import BadRequest, Undetermined
 from planner.hardware import describe, machine_of, parse_gpu, summary_text
 from profiles.gpus import gpu_keys, load_gpu
@@ -239,3 +253,47 @@ def test_any_text_describes_a_machine_or_is_refused(given: dict[str, str]) -> No
         assert str(error).startswith("--")
     else:
         assert machine.groups()[0].size % 2 == 0
+
+
+def node_with(**parts: object) -> plain.Node:
+    """One node of a detected machine in the planner's numbers."""
+    fields = {"name": "a", "gpu_status": GpuStatus(code="no_devices", detail=""), **parts}
+    return machine_of(Inventory(nodes=(Node.model_validate(fields),)), "detected").nodes[0]
+
+
+def test_modules_of_memory_give_a_nominal_bandwidth_where_none_was_measured() -> None:
+    modules = MemoryModules(nominal_bytes_per_s=FloatFact.reported(307.2e9, "DMI"))
+    assert node_with(memory_modules=modules).host.bandwidth == 307.2e9
+    measured = HostMemory(bandwidth_bytes_per_s=FloatFact(value=250e9, source="bench", provenance="measured"))
+    host = node_with(memory_modules=modules, memory=measured).host
+    assert (host.bandwidth, host.bandwidth_source) == (250e9, "measured")
+
+
+def test_weights_go_on_a_disk_that_can_be_written() -> None:
+    big, small = IntFact.reported(2 * 10**12, "statvfs"), IntFact.reported(10**12, "statvfs")
+    disks = (
+        Disk(mount="/image", free_bytes=big, read_only=BoolFact.reported(True, "mount options")),
+        Disk(mount="/ram", free_bytes=big, kind="memory"),
+        Disk(mount="/data", free_bytes=small, kind="local"),
+    )
+    assert node_with(disks=disks).disk.free == 10**12
+
+
+@pytest.mark.parametrize(("available", "ram"), [(100 * GIB, 100 * GIB), (600 * GIB, 512 * GIB)])
+def test_memory_that_others_hold_is_not_planned(available: int, ram: int) -> None:
+    memory = HostMemory(
+        usable_bytes=IntFact.reported(512 * GIB, "cgroup"), available_bytes=IntFact.reported(available, "meminfo")
+    )
+    assert node_with(memory=memory).host.ram == ram
+
+
+def test_a_limit_on_wired_memory_is_what_the_gpu_may_take() -> None:
+    gpu = {
+        "index": 0, "vendor": "apple", "kind": "unified", "name": TextFact.reported("Apple M3 Ultra", "sysctl"),
+        "key": "m3-ultra-512",
+        "memory": GpuMemory(
+            total_bytes=IntFact.reported(512 * GIB, "sysctl"), wired_limit_bytes=IntFact.reported(500 * GIB, "sysctl")
+        ),
+    }  # fmt: skip
+    (found,) = node_with(gpus=(gpu,)).gpus
+    assert (found.visible_low, found.visible, found.visible_high) == (500 * GIB, 500 * GIB, 500 * GIB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from profiles.model import KvGroup
 from tests.planner.planning import K25, priced_of
 
 MODELS = ("kimi-k2.5", "deepseek-r1", "qwen3-235b-a22b", "llama-3.1-70b")
+NEW = ("deepseek-v4-flash", "minimax-m3", "kimi-linear-48b-a3b", "gpt-oss-20b", "qwen3.5-397b-a17b")
 
 
 def test_tensor_parallelism_does_not_divide_the_latent() -> None:
@@ -35,7 +37,7 @@ def test_heads_that_do_not_divide_are_rounded_up() -> None:
     assert [group_bytes_per_token(group, "bf16", tp) // 512 for tp in (1, 2, 4, 6, 8)] == [6, 3, 2, 1, 1]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", (*MODELS, *NEW))
 @given(cut=st.integers(0, 100), tp=st.sampled_from((1, 2, 4, 8)), tokens=st.integers(1, 1 << 18))
 def test_pipeline_stages_add_up_to_the_whole(name: str, cut: int, tp: int, tokens: int) -> None:
     model = load_model(name)
@@ -49,11 +51,49 @@ def test_pipeline_stages_add_up_to_the_whole(name: str, cut: int, tp: int, token
 
 @given(tokens=st.integers(1, 1 << 18), more=st.integers(0, 1 << 10), dtype=st.sampled_from(("bf16", "fp8", "q8_0")))
 def test_more_tokens_never_take_fewer_bytes(tokens: int, more: int, dtype: str) -> None:
-    for name in MODELS:
+    for name in (*MODELS, *NEW):
         model = load_model(name)
         assert sequence_bytes(model, dtype, 1, 0, model.layers, tokens) <= sequence_bytes(
             model, dtype, 1, 0, model.layers, tokens + more
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "tp", "per_token", "sequence"),
+    [
+        ("deepseek-v4-flash", "fp8_ds_mla", 1, 5_018.25, 520_080_384),
+        ("deepseek-v4-flash", "fp8_ds_mla", 8, 5_018.25, 520_080_384),
+        ("deepseek-v4-flash", "bf16", 1, 8_277.0, 834_289_664),
+        ("deepseek-v4-pro", "fp8_ds_mla", 1, 5_511.4375, 745_665_536),
+        ("minimax-m3", "bf16", 1, 137_472.0, 18_018_729_984),
+        ("minimax-m3", "bf16", 8, 45_312.0, 5_939_134_464),
+        ("kimi-linear-48b-a3b", "bf16", 1, 8_064.0, 1_100_382_208),
+        ("kimi-linear-48b-a3b", "bf16", 8, 8_064.0, 1_062_391_808),
+    ],
+)
+def test_compressed_selected_and_linear_layers(name: str, dtype: str, tp: int, per_token: float, sequence: int) -> None:
+    model = load_model(name)
+    assert bytes_per_token(model, dtype, tp, 0, model.layers) == per_token
+    assert sequence_bytes(model, dtype, tp, 0, model.layers, 131_072) == sequence
+
+
+def test_deepseek_v4_flash_by_hand() -> None:
+    """43 windows of 128 tokens, 21 layers with a state and an index key per 4 tokens, 20 with a state per 128."""
+    tokens, latent, key = 131_072, 584, 132
+    selected = tokens // 4 * (latent + key) + (4 * 4 * 2 * 512 * 4 + 4 * 4 * 2 * 128 * 4)
+    pooled = tokens // 128 * latent + 128 * 2 * 512 * 4
+    model = load_model("deepseek-v4-flash")
+    assert sequence_bytes(model, "fp8_ds_mla", 1, 0, model.layers, tokens) == (
+        43 * 128 * latent + 21 * selected + 20 * pooled
+    )
+
+
+def test_a_window_beside_a_growing_cache_is_not_counted_per_token() -> None:
+    growing = KvGroup("mla", (0, 1), kv_lora_rank=448, rope_dim=64, tokens_per_state=4)
+    model = load_model("deepseek-v4-flash")
+    beside = replace(model, kv_groups=(growing, growing._replace(layers=(0, 1, 2), window=128, tokens_per_state=1)))
+    assert bytes_per_token(beside, "bf16", 1, 0, 2) == 2 * 1024 / 4
+    assert bytes_per_token(beside, "bf16", 1, 0, 3) == 2 * 1024 / 4 + 1024
 
 
 @given(st.lists(st.integers(0, 60), unique=True).map(sorted), st.integers(0, 61), st.integers(0, 61))

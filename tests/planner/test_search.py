@@ -17,6 +17,7 @@ from planner.request import OBJECTIVES
 from planner.search import search
 from profiles.config_reader import BadConfig, UnknownFamily
 from profiles.headers.errors import BadModelFile
+from profiles.library import model_ids
 from tests.planner.planning import K25, machine_from, outcome_of, request_of, starting
 
 CONFIGS = sorted((Path(__file__).parents[1] / "profiles" / "data" / "configs").glob("*.json"))
@@ -162,9 +163,7 @@ def test_a_model_on_disk_needs_room_on_it() -> None:
     assert {miss.reason for miss in small.missed} == {"the disk cannot hold the model file"}
 
 
-@pytest.mark.parametrize(
-    "config", [path for path in CONFIGS if "DeepSeek-V4" not in path.name], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_that_is_read_gets_an_answer(config: Path) -> None:
     given: dict[str, Any] = {"ram": "512GiB"}
     try:
@@ -173,9 +172,18 @@ def test_every_configuration_that_is_read_gets_an_answer(config: Path) -> None:
             for gpu in ("8xH200", "m3-ultra", "2xrtx-4090", "none")
         ]
     except (BadConfig, UnknownFamily, BadModelFile):
-        assert ".hf_quant_config" in config.name or ".tensors" in config.name or "MiniMax-M3" in config.name
+        assert ".hf_quant_config" in config.name or ".tensors" in config.name
         return
     assert all(outcome.found or outcome.missed for outcome in outcomes)
+
+
+@pytest.mark.parametrize("model", model_ids())
+def test_every_built_in_model_fits_eight_large_gpus(model: str) -> None:
+    plan = planned(model, gpu="8xB300", top=3)
+    assert len(plan.candidates) == 3
+    for candidate in plan.candidates:
+        assert candidate.performance.decode_tokens_per_s_total.low > 0
+        assert candidate.kv_cache.tokens > 0
 
 
 def test_bounds_reject_what_is_too_slow() -> None:

@@ -20,7 +20,7 @@ from profiles.model import ModelSpec, TensorGroup, active_parameters
 
 CONFIGS = Path(__file__).parent / "data" / "configs"
 
-PARTS = {"int4": 3, "nvfp4": 4, "mxfp4": 2, "fp8_block128": 2}
+PARTS = {"int4": 3, "nvfp4": 4, "mxfp4": 2, "mxfp8": 2, "fp8_block128": 2}
 """Tensors that one quantized matrix is stored as: packed values, scales, shape or global scales."""
 
 
@@ -61,9 +61,11 @@ def block_scales(spec: ModelSpec) -> int:
         ("Kimi-K2.5", 1_026_879_376_368),
         ("Kimi-K2-Instruct", 1_026_408_232_448),
         ("Kimi-K3", 2_779_931_837_184),
+        ("Kimi-Linear-48B-A3B-Instruct", 49_122_681_728),
         ("DeepSeek-V3", 684_489_845_504),
         ("DeepSeek-R1", 684_489_845_504),
         ("DeepSeek-V3.2", 685_355_329_792),
+        ("DeepSeek-V4-Pro", 1_598_837_347_742),
         ("GLM-5", 753_864_139_008),
         ("GLM-5.1", 753_864_139_008),
         ("GLM-5.2", 753_329_940_480),
@@ -76,6 +78,7 @@ def block_scales(spec: ModelSpec) -> int:
         ("Mixtral-8x22B-v0.1", 140_620_634_112),
         ("MiniMax-M2.5", 228_689_764_864),
         ("MiniMax-M2.7", 228_689_764_864),
+        ("MiniMax-M3-VL", 427_040_140_160),
         ("gpt-oss-120b", 116_829_156_672),
         ("gpt-oss-20b", 20_914_757_184),
         ("Meta-Llama-3.1-8B", 8_030_261_248),
@@ -92,6 +95,16 @@ def test_parameters_are_those_of_the_published_checkpoint(name: str, parameters:
     [
         ("Kimi-K2.5", 595_148_192_736),
         ("Kimi-K3", 1_560_860_324_864),
+        ("Kimi-Linear-48B-A3B-Instruct", 98_245_528_576),
+        ("DeepSeek-V4-Flash", 159_609_485_896),
+        ("DeepSeek-V4-Pro", 864_704_792_696),
+        ("MiniMax-M3-VL", 854_172_958_720),
+        ("GLM-5-FP8", 756_162_687_872),
+        ("GLM-5.1", 1_507_728_316_928),
+        ("GLM-5.2", 1_506_659_919_872),
+        ("Qwen3-235B-A22B", 470_187_269_120),
+        ("Mixtral-8x7B-v0.1", 93_405_585_408),
+        ("gpt-oss-20b", 13_761_264_768),
         ("DeepSeek-V3", 688_574_839_360),
         ("Qwen3.5-397B-A17B", 806_795_875_168),
         ("MiniMax-M2.7", 230_121_630_720),
@@ -119,7 +132,19 @@ def test_fp8_scales_are_as_many_as_published(name: str, parameters_and_scales: i
     assert spec.parameters + block_scales(spec) == parameters_and_scales
 
 
-@pytest.mark.parametrize(("name", "tensors"), [("Kimi-K2.5", 208_550), ("Kimi-K3", 497_220), ("DeepSeek-V3", 91_991)])
+@pytest.mark.parametrize(
+    ("name", "tensors"),
+    [
+        ("Kimi-K2.5", 208_550),
+        ("Kimi-K3", 497_220),
+        ("Kimi-Linear-48B-A3B-Instruct", 20_493),
+        ("DeepSeek-V3", 91_991),
+        ("DeepSeek-V4-Flash", 69_187),
+        ("DeepSeek-V4-Pro", 145_116),
+        ("MiniMax-M3-VL", 23_416),
+        ("MiniMax-M3-MXFP8", 45_838),
+    ],
+)
 def test_the_number_of_stored_tensors(name: str, tensors: int) -> None:
     assert stored_tensors(model(name)) == tensors
 
@@ -184,6 +209,83 @@ def test_kimi_k2_5_active_parameters() -> None:
     spec = model("Kimi-K2.5")
     assert active_parameters(spec, with_embedding=True) == 32_861_500_928
     assert active_parameters(spec, with_embedding=False) == 31_687_095_808
+
+
+def test_glm_5_2_in_fp8_has_the_published_bytes_and_tensors() -> None:
+    """zai-org/GLM-5.2-FP8 (and GLM-5.3): 118,629 tensors of 755,617,140,416 bytes."""
+    quantization = load("GLM-5-FP8")["quantization_config"]
+    spec = read_config(load("GLM-5.2") | {"quantization_config": quantization}, id="glm")
+    assert (stored_tensors(spec), tensor_bytes(spec.tensors)) == (118_629, 755_617_140_416)
+
+
+def test_deepseek_v4_flash_dtypes_add_up_as_published() -> None:
+    """Tensors by dtype, as a reader of the published headers counted them (46 shards, revision 60d8d70)."""
+    spec = model("DeepSeek-V4-Flash")
+    totals: dict[str, int] = {}
+    for group in spec.tensors:
+        totals[group.format] = totals.get(group.format, 0) + group.instances
+    assert totals == {"bf16": 433, "f32": 417, "fp8_block128_e8m0": 375, "mxfp4": 33_792, "int64": 3}
+    prediction = [group for group in spec.tensors if group.tensor_class == "mtp"]
+    assert sum(g.instances * PARTS.get(g.format, 2 if g.format.startswith("fp8") else 1) for g in prediction) == 1_575
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "total_bytes", "tensors"),
+    [
+        ("DeepSeek-V4-Flash", 256, 166_878_536_440, 72_317),
+        ("DeepSeek-V4-Pro", 512, 892_727_580_904, 149_782),
+    ],
+)
+def test_deepseek_v4_with_a_dspark_drafter(name: str, rank: int, total_bytes: int, tensors: int) -> None:
+    """Published: the index totals of DeepSeek-V4-Flash-0731 and, with its tensors, of DeepSeek-V4-Pro-0813."""
+    base = load(name)
+    layers = base["num_hidden_layers"]
+    spec = read_config(
+        base
+        | {
+            "compress_ratios": [*base["compress_ratios"][:layers], 0, 0, 0],
+            "dspark_block_size": 5,
+            "dspark_markov_rank": rank,
+            "dspark_noise_token_id": 128_799,
+            "dspark_target_layer_ids": [layers - 3, layers - 2, layers - 1],
+        },
+        id="drafted",
+    )
+    assert (tensor_bytes(spec.tensors), stored_tensors(spec)) == (total_bytes, tensors)
+    assert spec.kv_groups == model(name).kv_groups
+
+
+def test_deepseek_v4_experts_can_be_fp8() -> None:
+    """The base models: block FP8 with F32 scales everywhere, the experts too."""
+    spec = read_config(load("DeepSeek-V4-Flash") | {"expert_dtype": "fp8"}, id="base")
+    assert {group.format for group in spec.tensors} == {"bf16", "f32", "int64", "fp8_block128"}
+
+
+def test_minimax_m3_dtypes_add_up_as_published() -> None:
+    spec = model("MiniMax-M3-VL")
+    f32 = sum(group.parameters for group in spec.tensors if group.format == "f32")
+    assert (f32, spec.parameters - f32) == (46_339_200, 426_993_800_960)
+    assert any("multi-token" in note for note in spec.notes)
+
+
+def test_minimax_m3_in_mxfp8_counts_its_scales_as_published() -> None:
+    """440,279,845,760 elements of all tensors: the parameters, and one scale per 32 of those that are quantized."""
+    spec = model("MiniMax-M3-MXFP8")
+    assert spec.parameters + sum(g.parameters for g in spec.tensors if g.format == "mxfp8") // 32 == 440_279_845_760
+
+
+def test_minimax_m3_says_that_a_tower_is_missing() -> None:
+    spec = model("MiniMax-M3")
+    assert spec.vision is None
+    assert any("vision tower" in note for note in spec.notes)
+    with_tower = model("MiniMax-M3-VL")
+    assert spec.parameters == sum(g.parameters for g in with_tower.tensors if g.tensor_class != "vision")
+
+
+def test_kimi_linear_keeps_only_its_decay_in_f32() -> None:
+    spec = model("Kimi-Linear-48B-A3B-Instruct")
+    assert sum(group.parameters for group in spec.tensors if group.format == "f32") == 20 * (32 + 4096)
+    assert spec.max_context == 1_048_576
 
 
 def test_kimi_k3_dtypes_add_up_as_published() -> None:
@@ -290,11 +392,8 @@ def test_the_second_generation_has_no_score_correction(changes: dict[str, Any], 
     assert not any(group.role == "router_bias" for group in spec.tensors)
 
 
-REFUSED = ("DeepSeek-V4-Flash", "DeepSeek-V4-Pro", "MiniMax-M3")
 READ = [
-    path.stem
-    for path in sorted(CONFIGS.glob("*.json"))
-    if path.stem not in REFUSED and not path.stem.endswith((".tensors", ".hf_quant_config"))
+    path.stem for path in sorted(CONFIGS.glob("*.json")) if not path.stem.endswith((".tensors", ".hf_quant_config"))
 ]
 
 

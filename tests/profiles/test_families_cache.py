@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from formulas.kv_cache import gqa_bytes, indexer_bytes, mla_bytes
+from formulas.kv_cache import gqa_bytes, indexer_bytes, mla_bytes, packed_state_bytes
 from profiles.config_reader import read_config
 from profiles.model import KvGroup, ModelSpec
 
@@ -89,6 +89,38 @@ def test_kimi_delta_attention_keeps_a_constant_state() -> None:
     assert mla_bytes(latent.kv_lora_rank, latent.rope_dim, "bf16") == 1152
     assert len(linear.layers) == 69
     assert linear.state_bytes == 96 * 128 * 128 * 4 + 3 * 96 * 128 * 3 * 2
+
+
+def test_kimi_linear_has_seven_latent_layers_of_twenty_seven() -> None:
+    latent, linear = model("Kimi-Linear-48B-A3B-Instruct").kv_groups
+    assert latent.layers == (*range(3, 24, 4), 26)
+    assert len(linear.layers) == 20
+    # 41,943,040 bytes of recurrent state and 1,474,560 of convolution per sequence, as vLLM lays them out.
+    assert linear.state_bytes * 20 == 41_943_040 + 1_474_560
+
+
+def test_deepseek_v4_caches_a_window_and_compressed_states() -> None:
+    """vLLM 0.33.0: 584 bytes a state and 132 an index key; F32 values and scores of what is not yet pooled."""
+    window, selected, heavy = model("DeepSeek-V4-Flash").kv_groups
+    assert (window.window, window.layers, window.tokens_per_state) == (128, tuple(range(43)), 1)
+    assert (selected.tokens_per_state, selected.layers, selected.index_head_dim) == (4, tuple(range(2, 43, 2)), 128)
+    assert (heavy.tokens_per_state, heavy.layers, heavy.index_head_dim) == (128, tuple(range(3, 42, 2)), 0)
+    assert {group.packed_bytes for group in (window, selected, heavy)} == {packed_state_bytes(448, 64)} == {584}
+    assert selected.state_bytes == 8 * (2 * 2 * 512 + 2 * 2 * 128) * 4
+    assert heavy.state_bytes == 128 * 2 * 512 * 4
+
+
+def test_deepseek_v4_pro_has_no_layer_without_compression() -> None:
+    window, selected, heavy = model("DeepSeek-V4-Pro").kv_groups
+    assert (len(window.layers), len(selected.layers), len(heavy.layers)) == (61, 30, 31)
+
+
+def test_minimax_m3_adds_a_key_that_selects_blocks() -> None:
+    full, sparse = model("MiniMax-M3").kv_groups
+    assert (full.layers, full.index_key_bytes) == ((0, 1, 2), 0)
+    assert (len(sparse.layers), sparse.index_key_bytes) == (57, 256)
+    assert full.layout == sparse.layout == "gqa"
+    assert gqa_bytes(sparse.n_kv_heads, sparse.head_dim, sparse.v_head_dim, "bf16") == 2048
 
 
 def test_mixtral_with_a_window_has_it_in_every_layer() -> None:

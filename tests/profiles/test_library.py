@@ -63,6 +63,30 @@ def test_every_release_of_every_model_has_tensors(model_id: str) -> None:
             assert found.bytes == pytest.approx(release.published_bytes, rel=0.002), release.quantization
 
 
+def test_a_published_total_is_met_to_the_byte_or_the_difference_is_told() -> None:
+    """Of every checkpoint in safetensors whose publisher states how large it is."""
+    differing = set()
+    for model_id in model_ids():
+        model = load_model(model_id)
+        for release in model.releases:
+            if release.container == "safetensors" and release.size_evidence == "exact":
+                found = release_tensors(model, release)
+                if found.evidence != "exact" or found.bytes != release.published_bytes:
+                    differing.add(release.release)
+    assert differing == {"moonshotai/Kimi-K2-Instruct"}
+    assert any("61 tensors" in note for note in load_model("kimi-k2").notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "model_id"),
+    [("glm-5", "glm-5"), ("GLM-5-FP8", "glm-5"), ("deepseek-v4", "deepseek-v4-pro"), ("MiniMax M2.5", "minimax-m2.5"),
+     ("openai/gpt-oss-120b", "gpt-oss-120b"), ("qwen3-coder", "qwen3-coder-480b-a35b"), ("k3", "kimi-k3"),
+     ("DeepSeek V3.2", "deepseek-v3.2"), ("mixtral 8x7b", "mixtral-8x7b"), ("Llama 4 Maverick", "llama-4-maverick")],
+)  # fmt: skip
+def test_what_users_type_is_found(text: str, model_id: str) -> None:
+    assert load_model(text).id == model_id
+
+
 def test_kimi_k2_5_to_the_byte() -> None:
     model = load_model("kimi-k2.5")
     assert model.parameters == 1_026_879_376_368

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from formulas.storage import storage_format, tensor_bytes
 from formulas.units import gib
+from planner.sharding import build_shards
+from profiles.config_reader import read_config
 from profiles.library import load_model
 from profiles.llama_quantize import DEFAULT_TYPE, gguf_groups, quantize
 from profiles.mixtures import UnknownMixture, base_type, release_tensors
@@ -348,3 +352,15 @@ def test_deepseek_files_leave_multi_token_prediction_out(file_type: str, whole_k
     (k_b,) = (group for group in groups if group.role == "k_b")
     unsplit = tensor_bytes(storage_format(whole_kv_b), (128 * 128, 512)) * k_b.instances
     assert (_total(groups) - k_b.bytes + unsplit) / 10**9 == pytest.approx(gigabytes, abs=0.012)
+
+
+def test_gpt_oss_stacks_the_biases_of_its_experts_like_their_matrices() -> None:
+    """Otherwise a layer's experts would be counted once for every expert."""
+    config = Path(__file__).parent / "data" / "configs" / "gpt-oss-20b.json"
+    spec = read_config(json.loads(config.read_text(encoding="utf-8")), id="gpt-oss-20b")
+    stacked = {group.role: group for group in gguf_groups(spec) if group.tensor_class == "routed_experts"}
+    assert {group.per_layer for group in stacked.values()} == {1}
+    assert {group.shape[0] for group in stacked.values()} == {32}
+    shards = build_shards(spec, gguf_groups(spec), tp=1, expert_tp=1, expert_ranks=1, vision_sharded=False)
+    experts = sum(shard.expert * shard.experts for shard in shards.layers)
+    assert experts == sum(group.bytes for group in gguf_groups(spec) if group.tensor_class == "routed_experts")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from formulas.storage import UnknownFormat
 from profiles.config_reader import BadConfig, UnknownFamily, UnknownQuantization, read_config
+from profiles.llama_quantize import gguf_groups
 from profiles.model import ModelSpec, TensorGroup
 from profiles.quantization import requantize, uniform
 
@@ -43,6 +44,11 @@ def compressed(weights: dict[str, object], **more: object) -> dict[str, object]:
     """A compressed-tensors configuration with one group."""
     group = {"targets": ["Linear"], "weights": weights, "input_activations": None} | more
     return {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}, "ignore": ["lm_head"]}
+
+
+def written(weights: dict[str, object], version: str = "0.12.2", **more: object) -> dict[str, object]:
+    """The same as the library itself writes it, with its version and format."""
+    return compressed(weights, **({"format": "pack-quantized"} | more)) | {"version": version}
 
 
 INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128, "symmetric": True}
@@ -76,7 +82,7 @@ def test_int4_of_kimi_k2_5_is_in_the_routed_experts_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "total_bytes", "classes"),
     [
-        ("Kimi-K2.5-NVFP4", 590_779_957_656, {"routed_experts", "shared_experts", "dense_ffn"}),
+        ("Kimi-K2.5-NVFP4", 590_779_957_656 + 61 * 2 * 4, {"routed_experts", "shared_experts", "dense_ffn"}),
         ("Kimi-K2.6-NVFP4", 595_148_192_736, {"routed_experts"}),
         ("Kimi-K2.7-Code-NVFP4", 595_148_192_736, {"routed_experts"}),
     ],
@@ -86,6 +92,52 @@ def test_nvfp4_of_kimi(name: str, total_bytes: int, classes: set[str]) -> None:
     spec = model(name)
     assert {group.tensor_class for group in spec.tensors if group.format == "nvfp4"} == classes
     assert total(spec.tensors) == total_bytes
+
+
+def modelopt_fp8(version: str) -> dict[str, object]:
+    """What nvidia-modelopt 0.41.0 wrote into the configuration of a small Llama with FP8_DEFAULT_CFG and FP8_KV_CFG."""
+    eight_bits = {"dynamic": False, "num_bits": 8, "type": "float"}
+    return {
+        "config_groups": {
+            "group_0": {"input_activations": eight_bits, "weights": eight_bits, "targets": ["Linear"]},
+        },
+        "ignore": ["lm_head"],
+        "quant_algo": "FP8",
+        "kv_cache_scheme": eight_bits,
+        "producer": {"name": "modelopt", "version": version},
+        "quant_method": "modelopt",
+    }
+
+
+def test_modelopt_stores_the_scales_of_a_calibrated_kv_cache() -> None:
+    """In the checkpoint: model.layers.0.self_attn.k_proj.k_scale and v_proj.v_scale, F32 scalars."""
+    base = load("Meta-Llama-3.1-8B")
+    spec = read_config(base | {"quantization_config": modelopt_fp8("0.41.0")}, id="x")
+    scales = [group for group in spec.tensors if group.role == "kv_scale"]
+    assert [group.name for group in scales] == [
+        "model.layers.{layer}.self_attn.k_proj.k_scale", "model.layers.{layer}.self_attn.v_proj.v_scale",
+    ]  # fmt: skip
+    assert total(tuple(scales)) == 32 * 2 * 4
+    assert spec.notes == ()
+    assert spec.parameters == read_config(base, id="x").parameters
+    without = {key: value for key, value in modelopt_fp8("0.41.0").items() if key != "kv_cache_scheme"}
+    plain = read_config(base | {"quantization_config": without}, id="x")
+    assert total(spec.tensors) == total(plain.tensors) + 256
+    assert total(uniform(spec, "bf16")) == total(read_config(base, id="x").tensors)
+    assert total(gguf_groups(spec)) == total(gguf_groups(plain))
+
+
+@pytest.mark.parametrize("version", ["0.44.0rc1", "0.0.1.dev752+gbd4fc3a65", "", "today"])
+def test_scales_that_a_version_may_leave_out_are_told(version: str) -> None:
+    spec = read_config(load("Meta-Llama-3.1-8B") | {"quantization_config": modelopt_fp8(version)}, id="x")
+    assert not [group for group in spec.tensors if group.role == "kv_scale"]
+    assert any("two F32 scales in each of 32 layers, 256 bytes" in note for note in spec.notes)
+
+
+def test_scales_of_a_converted_deepseek_checkpoint_are_told() -> None:
+    beside = load("DeepSeek-V3.1-NVFP4.hf_quant_config")
+    spec = read_config(load("DeepSeek-V3.1-NVFP4"), id="x", quant_config=beside)
+    assert any("488 bytes" in note for note in spec.notes)
 
 
 def test_the_file_beside_is_read_when_the_configuration_declares_nothing() -> None:
@@ -149,6 +201,34 @@ def test_gpt_oss_quantizes_its_experts_alone() -> None:
         (compressed(FP8 | {"strategy": "tensor"}, input_activations={"dynamic": False}), "fp8_static_bf16"),
         (compressed(FP8 | {"strategy": "block", "block_structure": [128, 128]}), "fp8_block128_bf16"),
         (compressed({"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}), "nvfp4_a16"),
+        (written(INT4), "int4_g128_i64"),
+        (written(INT4 | {"symmetric": False}), "int4_g128_zp_i64"),
+        (written(INT4 | {"symmetric": False, "group_size": None, "strategy": "channel"}), "int4_channel_zp_i64"),
+        (written(INT4 | {"actorder": "group"}), "int4_g128_gidx_i64"),
+        (written(INT4 | {"actorder": "weight"}), "int4_g128_i64"),
+        (written(INT4 | {"num_bits": 8, "group_size": None, "strategy": "channel"}), "int8_channel_i64"),
+        (written(INT4 | {"num_bits": 3}), "int3_g128_i64"),
+        (
+            written({"num_bits": 8, "type": "float", "strategy": "group", "group_size": 32}, format="mxfp8-quantized"),
+            "mxfp8",
+        ),
+        (compressed({"num_bits": 8, "type": "int", "strategy": "tensor"}), "int8_tensor_bf16"),
+        (
+            compressed({"num_bits": 8, "type": "int", "strategy": "channel"}, input_activations={"dynamic": False}),
+            "int8_channel_static_bf16",
+        ),
+        (compressed(FP8 | {"strategy": "block", "block_structure": [64, 64]}), "fp8_block64_bf16"),
+        ({"quant_method": "fp8", "weight_block_size": [64, 32]}, "fp8_block64x32"),
+        ({"quant_method": "mxfp8", "weight_block_size": [1, 32]}, "mxfp8"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "nf4"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "fp4"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bnb_int8"),
+        ({"quant_method": "modelopt", "quant_algo": "W4A16_NVFP4", "ignore": ["lm_head"]}, "nvfp4_a16"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8_PER_CHANNEL_PER_TOKEN", "ignore": ["lm_head"]}, "fp8_channel"),
+        ({"quant_method": "modelopt", "quant_algo": "MXFP8", "ignore": ["lm_head"]}, "mxfp8"),
+        ({"quant_method": "awq", "bits": 4, "group_size": -1, "version": "gemm"}, "awq_channel"),
+        ({"quant_method": "gptq", "bits": 8, "group_size": 128, "desc_act": True, "sym": False}, "gptq8_g128"),
+        ({"quant_method": "gptq", "bits": 3, "group_size": -1}, "gptq3_channel"),
         ({"quant_method": "fp8"}, "fp8"),
         ({"quant_method": "fp8", "activation_scheme": "static"}, "fp8_static"),
         ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8_block128"),
@@ -174,15 +254,18 @@ def test_gptq_counts_scales_zero_points_and_group_indices() -> None:
 @pytest.mark.parametrize(
     "declared",
     [
-        {"quant_method": "bitsandbytes", "load_in_4bit": True},
-        {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"},
-        {"quant_method": "fp8", "weight_block_size": [64, 64]},
+        {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True},
+        {"quant_method": "quark"},
+        {"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"},
+        {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "static"},
         {"quant_method": "awq", "bits": 8, "group_size": 128},
-        {"quant_method": "gptq", "bits": 3, "group_size": 128},
+        {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemv"},
+        {"quant_method": "gptq", "bits": 5, "group_size": 128},
+        {"quant_method": "gptq", "bits": 4, "group_size": 128, "checkpoint_format": "marlin"},
+        written(INT4 | {"symmetric": False}, version="0.8.1"),
         compressed(INT4 | {"symmetric": False}),
-        compressed(INT4 | {"actorder": "group"}),
-        compressed(INT4 | {"num_bits": 3}),
-        compressed(FP8 | {"strategy": "block", "block_structure": [64, 64]}),
+        compressed(INT4 | {"num_bits": 12}),
+        compressed(INT4 | {"num_bits": 8, "group_size": None, "strategy": "channel", "symmetric": False}),
     ],
 )
 def test_what_cannot_be_exact_is_refused(declared: dict[str, object]) -> None:
@@ -202,12 +285,86 @@ def test_what_cannot_be_exact_is_refused(declared: dict[str, object]) -> None:
         {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 32},
         {"quant_method": "fp8", "modules_to_not_convert": "lm_head"},
         {"quant_method": "fp8", "modules_to_not_convert": [7]},
+        {"quant_method": "mxfp8", "weight_block_size": [128, 128]},
+        {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"},
+        {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": {}},
+        {"quant_method": "gptq", "bits": 4, "group_size": 0},
+        {"quant_method": "bitsandbytes"},
+        compressed(INT4 | {"actorder": "random"}),
     ],
 )
 def test_a_broken_declaration_is_bad(declared: dict[str, object]) -> None:
     with pytest.raises(BadConfig) as caught:
         model("Meta-Llama-3.1-8B", quantization_config=declared)
     assert str(caught.value).isprintable()
+
+
+def test_bitsandbytes_of_a_mixture_of_experts_is_refused() -> None:
+    with pytest.raises(UnknownQuantization, match="mixture of experts"):
+        model("Mixtral-8x7B-v0.1", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+
+
+def test_bitsandbytes_keeps_the_head_unless_a_list_says_otherwise() -> None:
+    declared = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    assert formats(model("Meta-Llama-3.1-8B", quantization_config=declared))["lm_head"] == {"bf16"}
+    listed = declared | {"llm_int8_skip_modules": ["self_attn"]}
+    quantized = formats(model("Meta-Llama-3.1-8B", quantization_config=listed))
+    assert (quantized["lm_head"], quantized["dense_up"]) == ({"bnb_int8"}, {"bnb_int8"})
+
+
+def test_modelopt_can_have_another_algorithm_in_every_layer() -> None:
+    """As modelopt lists them: whole modules, one entry per expert or one for all that lie below a module."""
+    experts = {f"model.layers.{layer}.mlp.experts.{expert}.{part}_proj": {"quant_algo": "NVFP4", "group_size": 16}
+               for layer in (3, 4) for expert in range(2) for part in ("gate", "up", "down")}  # fmt: skip
+    layers = experts | {
+        "model.layers.5.mlp.experts": {"quant_algo": "W4A16_NVFP4"},
+        "model.layers.3.self_attn.o_proj": {"quant_algo": "FP8"},
+        "model.layers.4.self_attn.o_proj": {"quant_algo": "FP8_PB_WO"},
+    }
+    declared = {"quantization": {"quant_algo": "MIXED_PRECISION", "quantized_layers": layers}}
+    config = load("DeepSeek-V3")
+    del config["quantization_config"]
+    spec = read_config(config, id="x", quant_config=declared)
+    found = {(group.role, layer): group.format for group in spec.tensors for layer in group.layers}
+    assert [found["expert_up", layer] for layer in (3, 4, 5, 6)] == ["nvfp4", "nvfp4", "nvfp4_a16", "bf16"]
+    assert [found["o", layer] for layer in (2, 3, 4)] == ["bf16", "fp8_static", "fp8_block128"]
+    assert found["expert_down", 61] == "bf16"
+
+
+def test_experts_of_different_formats_are_refused() -> None:
+    name = "model.layers.3.mlp.experts.{}.up_proj"
+    layers = {name.format(0): {"quant_algo": "NVFP4"}, name.format(1): {"quant_algo": "FP8"}}
+    declared = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
+    with pytest.raises(UnknownQuantization, match="experts of different formats"):
+        model("DeepSeek-V3", quantization_config=declared)
+
+
+def test_gptqmodel_overrides_and_leaves_out_modules() -> None:
+    declared = {
+        "quant_method": "gptq", "bits": 4, "group_size": 128,
+        "dynamic": {r"+:.*\.down_proj": {"bits": 8, "group_size": 32}, r"-:.*\.(3|4)\.self_attn": {}},
+    }  # fmt: skip
+    spec = model("Meta-Llama-3.1-8B", quantization_config=declared)
+    quantized = formats(spec)
+    assert (quantized["dense_down"], quantized["dense_up"]) == ({"gptq8_g32"}, {"gptq_g128"})
+    assert left_out(spec, "q") == (3, 4)
+
+
+def test_deepseek_v4_stores_its_experts_in_fp4_and_the_rest_in_fp8() -> None:
+    quantized = formats(model("DeepSeek-V4-Flash"))
+    assert quantized["expert_gate"] == quantized["expert_down"] == {"mxfp4"}
+    for role in ("q_a", "q_b", "kv_a", "o_a", "o", "indexer_q", "shared_up", "mtp_projection"):
+        assert quantized[role] == {"fp8_block128_e8m0"}
+    assert quantized["compressor"] == {"bf16", "f32"}
+    assert quantized["router"] == quantized["indexer_weights"] == quantized["lm_head"] == {"bf16"}
+
+
+def test_mxfp8_of_minimax_m3_leaves_what_its_files_leave() -> None:
+    quantized = formats(model("MiniMax-M3-MXFP8"))
+    for role in ("q", "k", "v", "o", "indexer_q", "indexer_k", "dense_up", "shared_down", "expert_gate"):
+        assert quantized[role] == {"mxfp8"}
+    assert quantized["router"] == {"f32"}
+    assert quantized["vision_row"] == quantized["projector"] == quantized["lm_head"] == {"bf16"}
 
 
 # -- which modules are left out ----------------------------------------------------------------------------------

@@ -58,6 +58,12 @@ def _shrink(config: dict[str, Any]) -> None:
     for key in ("layer_types", "indexer_types", "mlp_layer_types", "no_rope_layers"):
         if config.get(key):
             config[key] = config[key][:4]
+    if config.get("compress_ratios"):
+        config["compress_ratios"] = [0, 4, 128, 4, 0]
+    if isinstance(config.get("moe_layer_freq"), list):
+        config["moe_layer_freq"] = [0, 0, 1, 1]
+        marks = ("sparse_attention_freq", "sparse_disable_index_value")
+        config["sparse_attention_config"] |= {mark: [0, 0, 1, 1] for mark in marks}
     if config.get("moe_layers"):
         config["moe_layers"] = [layer for layer in config["moe_layers"] if layer < 4]
     if "linear_attn_config" in config:
@@ -105,6 +111,28 @@ def _parts(name: str, format_name: str, shape: tuple[int, ...]) -> Tensors:
         return {name: Stored(_PLAIN[format_name], shape)}
     module = name.removesuffix("weight")
     *leading, rows, columns = shape
+    if format_name.endswith("_e8m0"):
+        scales = (-(-rows // 128), -(-columns // 128))
+        return {name: Stored("F8_E4M3", shape), f"{module}scale": Stored("F8_E8M0", scales)}
+    if format_name == "mxfp4" and ".ffn.experts." in name:
+        packed, scales = (rows, columns // 2), (rows, columns // 32)
+        return {name: Stored("I8", packed), f"{module}scale": Stored("F8_E8M0", scales)}
+    if format_name == "mxfp8":
+        return {name: Stored("F8_E4M3", shape), f"{module}weight_scale_inv": Stored("U8", (rows, columns // 32))}
+    if format_name in ("nf4", "fp4"):
+        note = f'{{"quant_type": "{format_name}", "blocksize": 64, "dtype": "bfloat16", "shape": [{rows}, {columns}]}}'
+        return {
+            name: Stored("U8", (rows * columns // 2, 1)),
+            f"{name}.absmax": Stored("F32", (rows * columns // 64,)),
+            f"{name}.quant_map": Stored("F32", (16,)),
+            f"{name}.quant_state.bitsandbytes__{format_name}": Stored("U8", (len(note),)),
+        }
+    if format_name == "bnb_int8":
+        return {
+            name: Stored("I8", shape),
+            f"{module}SCB": Stored("F32", (rows,)),
+            f"{module}weight_format": Stored("U8", ()),
+        }
     if format_name == "mxfp4" and len(shape) == 3:
         return {
             f"{name}_blocks": Stored("U8", (*leading, rows, columns // 32, 16)),
@@ -112,13 +140,17 @@ def _parts(name: str, format_name: str, shape: tuple[int, ...]) -> Tensors:
         }
     scale_type = "BF16" if format_name.endswith("_bf16") else "F32"
     method, _, detail = format_name.partition("_")
-    if method == "int4":
-        groups = 1 if detail == "channel" else columns // int(detail[1:])
-        return {
-            f"{module}weight_packed": Stored("I32", (rows, columns // 8)),
+    if method == "int4" or format_name.endswith("_i64"):
+        bits, (group, *marks) = int(method[3:]), detail.split("_")
+        groups = 1 if group == "channel" else columns // int(group[1:])
+        parts = {
+            f"{module}weight_packed": Stored("I32", (rows, columns * bits // 32)),
             f"{module}weight_scale": Stored("BF16", (rows, groups)),
-            f"{module}weight_shape": Stored("I32", (2,)),
+            f"{module}weight_shape": Stored("I64" if "i64" in marks else "I32", (2,)),
         }
+        if "zp" in marks:
+            parts |= {f"{module}weight_zero_point": Stored("I32", (rows * bits // 32, groups))}
+        return parts | ({f"{module}weight_g_idx": Stored("I32", (columns,))} if "gidx" in marks else {})
     if method in ("awq", "gptq"):
         groups = columns // int(detail[1:])
         packed = (columns, rows // 8) if method == "awq" else (columns // 8, rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from profiles.config_reader import UnknownQuantization
+from profiles.config_reader import UnknownQuantization, read_config
 from profiles.headers import BadModelFile
 from profiles.library import find_releases, load_model
 from profiles.mixtures import release_tensors
@@ -29,9 +29,20 @@ READ = (
     "DeepSeek-R1", "DeepSeek-V3", "DeepSeek-V3.1-NVFP4", "DeepSeek-V3.2", "DeepSeek-V3.2-NVFP4", "GLM-5", "GLM-5-FP8",
     "GLM-5.2", "GLM-5.3", "Kimi-K2-Instruct", "Kimi-K2.5", "Kimi-K2.5-NVFP4", "Kimi-K2.6-NVFP4", "Kimi-K3",
     "Llama-4-Maverick-17B-128E-Instruct", "Meta-Llama-3.1-8B", "MiniMax-M2.7", "Mixtral-8x7B-v0.1", "Qwen3-32B",
-    "Qwen3-235B-A22B", "Qwen3-235B-A22B-FP8", "Qwen3.5-397B-A17B", "gpt-oss-20b",
+    "Qwen3-235B-A22B", "Qwen3-235B-A22B-FP8", "Qwen3.5-397B-A17B", "gpt-oss-20b", "DeepSeek-V4-Flash",
+    "DeepSeek-V4-Pro", "Kimi-Linear-48B-A3B-Instruct", "MiniMax-M3", "MiniMax-M3-VL", "MiniMax-M3-MXFP8",
 )  # fmt: skip
 """Published configurations, at least one of every family."""
+
+
+def asymmetric(bits: int, strategy: str, group: int | None) -> dict[str, object]:
+    """A compressed-tensors configuration with packed integers and zero points."""
+    weights = {"num_bits": bits, "type": "int", "strategy": strategy, "group_size": group, "symmetric": False}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    return {
+        "quant_method": "compressed-tensors", "format": "pack-quantized", "version": "0.10.2",
+        "config_groups": groups, "ignore": ["lm_head"],
+    }  # fmt: skip
 
 
 def size(tensors: Tensors) -> int:
@@ -72,6 +83,11 @@ def test_files_hold_what_the_configuration_implies(tmp_path: Path, name: str, sh
         {"quant_method": "gptq", "bits": 4, "group_size": 64},
         {"quant_method": "fp8", "activation_scheme": "static"},
         {"quant_method": "modelopt", "quant_algo": "FP8"},
+        {"quant_method": "modelopt", "quant_algo": "MXFP8", "ignore": ["lm_head"]},
+        {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+        {"quant_method": "bitsandbytes", "load_in_8bit": True},
+        asymmetric(4, "group", 128),
+        asymmetric(8, "channel", None),
     ],
     ids=lambda each: "-".join(str(value) for value in each.values() if isinstance(value, str)),
 )
@@ -324,6 +340,51 @@ def test_an_absurd_configuration_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(BadModelFile, match="it holds 87, of the 3,000,"):
         load_model(folder)
     assert time.perf_counter() - began < 1
+
+
+def nested(tensors: Tensors) -> Tensors:
+    """The same checkpoint with the nested statistics of bitsandbytes, whose note has an offset of 17 characters."""
+    changed = dict(tensors)
+    for name, tensor in tensors.items():
+        if name.endswith(".absmax"):
+            (count,) = tensor.shape
+            matrix = name.removesuffix(".absmax")
+            changed[name] = Stored("U8", (count,))
+            changed[f"{matrix}.nested_absmax"] = Stored("F32", (-(-count // 256),))
+            changed[f"{matrix}.nested_quant_map"] = Stored("F32", (256,))
+            note = f"{matrix}.quant_state.bitsandbytes__nf4"
+            added = len(', "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": ') + 17
+            changed[note] = Stored("U8", (tensors[note].shape[0] + added,))
+    return changed
+
+
+NESTED = {
+    "quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+}  # fmt: skip
+
+
+def test_headers_are_read_where_the_declaration_has_no_exact_reader(tmp_path: Path) -> None:
+    config = small_config("Qwen3-32B")
+    plain = NESTED | {"bnb_4bit_use_double_quant": False}
+    tensors = nested(stored_tensors(read_config(config | {"quantization_config": plain}, id="small")))
+    folder = write_checkpoint(tmp_path / "model", tensors, config | {"quantization_config": NESTED})
+    spec = load_model(folder)
+    assert_the_files_win(spec, tensors)
+    assert spec.parameters == small_model("Qwen3-32B").parameters
+    assert {group.format for group in spec.tensors if group.role == "q"} == {"nf4_nested17"}
+    assert any("bnb_4bit_use_double_quant" in note for note in spec.notes)
+
+
+def test_an_index_alone_does_not_say_how_they_are_stored(tmp_path: Path) -> None:
+    config = small_config("Qwen3-32B") | {"quantization_config": NESTED}
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    names = stored_tensors(small_model("Qwen3-32B"))
+    write_index(folder, dict.fromkeys(names, "model.safetensors"), size(names))
+    with pytest.raises(UnknownQuantization, match="bnb_4bit_use_double_quant"):
+        load_model(folder)
 
 
 FP8 = {"quant_method": "fp8", "activation_scheme": "static"}

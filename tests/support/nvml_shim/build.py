@@ -7,8 +7,9 @@ import subprocess
 from importlib.metadata import files
 from pathlib import Path
 
+from tests.support.nvml_shim.scenario import load
+
 HERE = Path(__file__).parent
-SCENARIOS = HERE / "scenarios"
 
 
 def header_folder() -> Path:
@@ -31,8 +32,8 @@ def build_shim(folder: Path, old_driver: bool = False) -> Path:
     return library
 
 
-def shim_environment(library: Path, *scenarios: str, **variables: str) -> dict[str, str]:
-    """The environment in which the linker finds the shim, and the shim the named scenarios in this order.
+def shim_environment(library: Path, scenario: str | None = None, **variables: str) -> dict[str, str]:
+    """The environment in which the linker finds the shim, and the shim the scenario of this name.
 
     The variables that choose GPUs are taken out first, so that a test says all that it means.
     """
@@ -41,9 +42,6 @@ def shim_environment(library: Path, *scenarios: str, **variables: str) -> dict[s
         for name, value in os.environ.items()
         if name not in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES")
     }
-    return {
-        **inherited,
-        "LD_LIBRARY_PATH": str(library.parent),
-        "NVML_SHIM_SCENARIO": ":".join(str(SCENARIOS / f"{name}.txt") for name in scenarios),
-        **variables,
-    }
+    if scenario is not None:
+        inherited["NVML_SHIM_SCENARIO"] = str(load(scenario).write(library.parent))
+    return {**inherited, "LD_LIBRARY_PATH": str(library.parent), **variables}

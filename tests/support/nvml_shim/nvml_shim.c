@@ -1,8 +1,8 @@
 /* A libnvidia-ml.so.1 that answers from a scenario file, so that the real Python binding, its structures and
  * its error codes can be tested without a GPU.
  *
- * NVML_SHIM_SCENARIO names files, separated by colons, of one "SUBJECT KEY VALUE" per line; '#' starts a
- * comment. SUBJECT is "system", "gpu*", "gpu3", "gpu3/mig0" or "gpu3/mig*". A later line overrides an earlier
+ * NVML_SHIM_SCENARIO names a file of one "SUBJECT KEY VALUE" per line, which scenario.py writes from a scenario
+ * and nvmlInit reads anew; '#' starts a comment. SUBJECT is "system", "gpu*", "gpu3", "gpu3/mig0" or "gpu3/mig*". A later line overrides an earlier
  * one. VALUE is a number, text, or "!N" for the NVML error N. A key nobody gave answers
  * NVML_ERROR_NOT_SUPPORTED, as a driver does. NVLink keys are "nvlink*.KEY" or "nvlink4.KEY", for as many links
  * as "nvlinks" says.
@@ -51,10 +51,8 @@ static void load_file(const char *path) {
 
 static void load(void) {
     const char *names = getenv("NVML_SHIM_SCENARIO");
-    char *copy = strdup(names ? names : "");
     line_count = 0;
-    for (char *path = strtok(copy, ":"); path; path = strtok(NULL, ":")) load_file(path);
-    free(copy);
+    if (names) load_file(names);
 }
 
 static int matches(const char *subject, nvmlDevice_t device) {
@@ -210,6 +208,7 @@ PAIR(nvmlDeviceGetCudaComputeCapability, int, "compute_capability.major", "compu
 PAIR(nvmlDeviceGetEccMode, nvmlEnableState_t, "ecc", "ecc.pending")
 NUMBER(nvmlDeviceGetVirtualizationMode, nvmlGpuVirtualizationMode_t, "virtualization_mode")
 NUMBER(nvmlDeviceGetPersistenceMode, nvmlEnableState_t, "persistence")
+NUMBER(nvmlDeviceGetPerformanceState, nvmlPstates_t, "performance_state")
 NUMBER(nvmlDeviceGetComputeMode, nvmlComputeMode_t, "compute_mode")
 NUMBER(nvmlDeviceGetPowerManagementLimit, unsigned int, "power_limit_mw")
 NUMBER(nvmlDeviceGetPowerManagementDefaultLimit, unsigned int, "default_power_limit_mw")
@@ -281,10 +280,90 @@ nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t device, nvmlDeviceAttribute
     nvmlReturn_t result = number(device, &found, "multiprocessors");
     memset(attributes, 0, sizeof *attributes);
     attributes->multiprocessorCount = (unsigned int)found;
+    if (number(device, &found, "compute_slices") == NVML_SUCCESS) {
+        attributes->gpuInstanceSliceCount = (unsigned int)found;
+    }
     return result;
 }
 
+/* ---- health ---- */
+
+nvmlReturn_t nvmlDeviceGetTotalEccErrors(nvmlDevice_t device, nvmlMemoryErrorType_t error,
+                                         nvmlEccCounterType_t counter, unsigned long long *count) {
+    return number(device, count, "ecc_errors.%s_%s",
+                  counter == NVML_VOLATILE_ECC ? "volatile" : "aggregate",
+                  error == NVML_MEMORY_ERROR_TYPE_CORRECTED ? "corrected" : "uncorrected");
+}
+
+/* All retired pages under the first cause; the addresses are not looked at. */
+nvmlReturn_t nvmlDeviceGetRetiredPages(nvmlDevice_t device, nvmlPageRetirementCause_t cause,
+                                       unsigned int *count, unsigned long long *addresses) {
+    unsigned long long pages = 0;
+    nvmlReturn_t result = number(device, &pages, "retired_pages");
+    if (result != NVML_SUCCESS) return result;
+    if (cause != NVML_PAGE_RETIREMENT_CAUSE_MULTIPLE_SINGLE_BIT_ECC_ERRORS) pages = 0;
+    unsigned int room = *count;
+    *count = (unsigned int)pages;
+    if (!addresses || room < pages) return pages ? NVML_ERROR_INSUFFICIENT_SIZE : NVML_SUCCESS;
+    for (unsigned int i = 0; i < pages; i++) addresses[i] = i;
+    return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, nvmlTemperatureSensors_t sensor,
+                                      unsigned int *degrees) {
+    unsigned long long found = 0;
+    (void)sensor;
+    nvmlReturn_t result = number(device, &found, "temperature");
+    if (result == NVML_SUCCESS) *degrees = (unsigned int)found;
+    return result;
+}
+nvmlReturn_t nvmlDeviceGetTemperatureThreshold(nvmlDevice_t device, nvmlTemperatureThresholds_t threshold,
+                                               unsigned int *degrees) {
+    unsigned long long found = 0;
+    if (threshold != NVML_TEMPERATURE_THRESHOLD_SLOWDOWN) return NVML_ERROR_NOT_SUPPORTED;
+    nvmlReturn_t result = number(device, &found, "temperature.slowdown");
+    if (result == NVML_SUCCESS) *degrees = (unsigned int)found;
+    return result;
+}
+
+/* "inforom 0" is a sound table; the error to answer is given as "!14". */
+nvmlReturn_t nvmlDeviceValidateInforom(nvmlDevice_t device) {
+    const char *value;
+    return find(device, &value, "inforom");
+}
+nvmlReturn_t nvmlDeviceGetVbiosVersion(nvmlDevice_t device, char *version, unsigned int length) {
+    return text(device, version, length, "vbios");
+}
+
+static nvmlReturn_t running(nvmlDevice_t device, unsigned int *count, nvmlProcessInfo_t *processes) {
+    unsigned long long found = 0;
+    nvmlReturn_t result = number(device, &found, "processes");
+    if (result != NVML_SUCCESS) return result;
+    unsigned int room = *count;
+    *count = (unsigned int)found;
+    if (found && (!processes || room < found)) return NVML_ERROR_INSUFFICIENT_SIZE;
+    for (unsigned int i = 0; i < found; i++) {
+        memset(&processes[i], 0, sizeof processes[i]);
+        processes[i].pid = 1000 + i;
+    }
+    return NVML_SUCCESS;
+}
+
 #ifndef OLD_DRIVER
+nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned int *count,
+                                                     nvmlProcessInfo_t *processes) {
+    return running(device, count, processes);
+}
+NUMBER(nvmlDeviceGetGpuMaxPcieLinkGeneration, unsigned int, "pcie.card_generation")
+
+nvmlReturn_t nvmlDeviceGetMarginTemperature(nvmlDevice_t device, nvmlMarginTemperature_t *margin) {
+    unsigned long long found = 0;
+    if (margin->version != nvmlMarginTemperature_v1) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    nvmlReturn_t result = number(device, &found, "temperature.margin");
+    if (result == NVML_SUCCESS) margin->marginTemperature = (int)(long long)found;
+    return result;
+}
+
 nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version) { return nvmlSystemGetCudaDriverVersion(version); }
 
 nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *memory) {
@@ -318,5 +397,10 @@ nvmlReturn_t nvmlDeviceGetGpuFabricInfoV(nvmlDevice_t device, nvmlGpuFabricInfoV
     info->cliqueId = (unsigned int)clique;
     memset(info->clusterUuid, (int)cluster, sizeof info->clusterUuid);
     return NVML_SUCCESS;
+}
+#else
+nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t device, unsigned int *count,
+                                                     nvmlProcessInfo_t *processes) {
+    return running(device, count, processes);
 }
 #endif

@@ -1,0 +1,184 @@
+"""Steps by kernel: right at both ends, monotonic in between, and replaced by what was measured here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from hwdetect.bench.case import kernel_case
+from planner.budget import Budget
+from planner.cases import uses_of
+from planner.engines.base import Priced
+from planner.request import PricedRelease, Request
+from planner.step import decode_step, prefill_step
+from tests.planner.planning import K25, outcome_of, request_of
+from tests.planner.test_evidence import series_of
+
+TP8: dict[str, Any] = {"engine": "vllm", "quant": "int4", "tp": 8}
+
+
+def one_of(model: str = K25, **given: object) -> tuple[Request, PricedRelease, Priced]:
+    request = request_of(model, exact=True, machine=None, **given)
+    outcome = outcome_of(model, exact=True, machine=None, **given)
+    priced = [found.priced for found in outcome.found] + [miss.priced for miss in outcome.missed]
+    assert priced[0] is not None, outcome.missed[0].reason
+    return request, request.releases[0], priced[0]
+
+
+def row(budget: Budget, what: str) -> float:
+    return sum(term.seconds for term in budget.terms if term.what == what)
+
+
+def test_one_stream_is_a_floor_that_more_bandwidth_hardly_lowers() -> None:
+    steps = [decode_step(*one_of(gpu=f"8x{name}", **TP8), 1, 1024) for name in ("H100", "H200", "B200")]
+    assert max(step.total for step in steps) < 1.3 * min(step.total for step in steps)
+    assert all(0.006 < step.total < 0.012 for step in steps)
+    request, release, priced = one_of(gpu="8xH200", **TP8)
+    always = sum(shard.always for shard in priced.shards.layers) + priced.shards.lm_head
+    hit = sum(8 * shard.expert for shard in priced.shards.layers)
+    assert decode_step(request, release, priced, 1, 1024).total > 6 * (always + hit) / 4.8e12
+
+
+def test_a_large_batch_approaches_the_roofline() -> None:
+    request, release, priced = one_of(gpu="8xH200", **TP8)
+    whole = sum(shard.always + shard.expert * shard.experts for shard in priced.shards.layers)
+    cache = 256 * 4096 * 61 * 1152
+    step = decode_step(request, release, priced, 256, 4096)
+    assert 1.0 < step.total / ((whole + cache) / 4.8e12) < 2.5
+    assert step.bound_by == "HBM"
+
+
+@pytest.mark.parametrize("gpu", ["8xH200", "8xA100-80", "8xMI300X", "8xRTX-PRO-6000"])
+def test_more_sequences_and_longer_contexts_never_take_less_time(gpu: str) -> None:
+    one = one_of(gpu=gpu, **TP8)
+    by_batch = [decode_step(*one, batch, 4096).total for batch in (1, 2, 8, 32, 128, 512)]
+    by_context = [decode_step(*one, 32, context).total for context in (64, 1024, 8192, 65536)]
+    by_prompt = [prefill_step(*one, tokens, 0).total for tokens in (64, 512, 4096, 16384)]
+    for series in (by_batch, by_context, by_prompt):
+        # Tables are measurements: a larger batch may by chance have been a little faster.
+        assert all(later > 0.97 * earlier for earlier, later in pairwise(series))
+        assert series[-1] > series[0]
+
+
+def test_the_budget_is_the_step() -> None:
+    step = decode_step(*one_of(gpu="8xH200", **TP8), 16, 4096)
+    assert sum(term.seconds for term in step.terms) == pytest.approx(step.total)
+    names = [term.what for term in step.terms]
+    assert len(set(names)) == len(names)
+    assert {"routed experts", "attention", "all-reduce", "small kernels", "router", "head"} <= set(names)
+    assert all(term.source and term.spread >= 1 for term in step.terms)
+
+
+def test_steps_are_kept_by_batch_and_context() -> None:
+    one = one_of(gpu="8xH200", **TP8)
+    assert decode_step(*one, 16, 4096) is decode_step(*one, 16, 4100)
+    assert prefill_step(*one, 512, 0) is prefill_step(*one, 512, 0)
+
+
+def test_kernels_measured_on_this_machine_replace_the_tables() -> None:
+    request, release, priced = one_of(gpu="8xH200", **TP8)
+    before = decode_step(request, release, priced, 64, 4096)
+    experts = next(use.case for use in uses_of(request, release, priced.config) if use.case.kernel == "grouped_moe")
+    slow = series_of(experts, {1: 80e-6, 64: 2000e-6, 1024: 5000e-6})
+    calibrated = replace(request, kernels=(slow,))
+    fresh = replace(release, memo={})
+    after = decode_step(calibrated, fresh, priced, 64, 4096)
+    assert row(after, "routed experts") == pytest.approx(60 * 2000e-6, rel=1e-3)
+    assert row(after, "attention") == row(before, "attention")
+    assert before.measured_share == 0
+    assert after.measured_share == pytest.approx(row(after, "routed experts") / after.total)
+
+
+def test_a_machine_without_nvlink_waits_for_its_links() -> None:
+    nvlink = decode_step(*one_of(gpu="8xH100", **TP8), 1, 1024)
+    pcie = decode_step(*one_of(gpu="8xH100", link="pcie5", **TP8), 1, 1024)
+    assert row(pcie, "all-reduce") > 3 * row(nvlink, "all-reduce")
+    assert row(pcie, "routed experts") == row(nvlink, "routed experts")
+
+
+def test_decode_context_parallelism_divides_the_cache_that_is_read() -> None:
+    whole = decode_step(*one_of(gpu="8xH200", **TP8), 16, 131072)
+    divided = decode_step(*one_of(gpu="8xH200", dcp=8, **TP8), 16, 131072)
+    assert row(divided, "attention") < 0.4 * row(whole, "attention")
+
+
+def test_expert_parallel_replicas_exchange_tokens_instead_of_reducing_them() -> None:
+    given: dict[str, Any] = {"gpu": "8xH200", "engine": "sglang", "quant": "int4", "tp": 8, "dp": 8, "ep": 8}
+    step = decode_step(*one_of(**given), 8, 4096)
+    assert row(step, "all-to-all") > 0 and row(step, "all-reduce") == 0
+
+
+def cpu(**given: object) -> Budget:
+    options: dict[str, Any] = {"gpu": "rtx-4090", "ram": "1TiB", "engine": "llama.cpp", "quant": "UD-Q2_K_XL",
+                               "n_cpu_moe": 999, **given}  # fmt: skip
+    return decode_step(*one_of(**options), 1, 4096)
+
+
+def test_experts_in_ram_take_the_longer_of_moving_and_computing() -> None:
+    few, many = cpu(cores=8, ram_bandwidth="400GB/s"), cpu(cores=128, ram_bandwidth="400GB/s")
+    assert next(term.bound for term in few.terms if term.what == "experts in RAM") == "CPU"
+    assert next(term.bound for term in many.terms if term.what == "experts in RAM") == "RAM"
+    slow = cpu(cores=128, ram_bandwidth="200GB/s")
+    assert row(slow, "experts in RAM") == pytest.approx(2 * row(many, "experts in RAM"))
+    assert row(slow, "attention") == row(many, "attention")
+
+
+def test_a_second_socket_adds_less_than_the_first() -> None:
+    one = row(cpu(cpu="1xepyc-9004", cores=96), "experts in RAM")
+    two = row(cpu(cpu="2xepyc-9004", cores=192), "experts in RAM")
+    assert one / 2 < two < one
+
+
+def test_a_per_core_rate_measured_here_replaces_the_table() -> None:
+    request, release, priced = one_of(
+        gpu="rtx-4090", ram="1TiB", engine="llama.cpp", quant="UD-Q2_K_XL", n_cpu_moe=999, cores=8,
+        ram_bandwidth="400GB/s",
+    )  # fmt: skip
+    case = next(use.case for use in uses_of(request, release, priced.config) if use.case.kernel == "cpu_moe")
+    moved = case.work().bytes
+    series = series_of(case, {1: moved / 8e9}).model_copy(update={"threads": 2})
+    step = decode_step(replace(request, kernels=(series,)), replace(release, memo={}), priced, 1, 4096)
+    term = next(term for term in step.terms if term.what == "experts in RAM")
+    assert term.measured and "measured by" in term.source
+    assert term.seconds == pytest.approx(priced.cpu_expert_bytes * 8 / 384 / (8 * 4e9), rel=1e-3)
+
+
+def test_more_gpus_copy_the_experts_faster_but_the_host_stages_them_once() -> None:
+    given: dict[str, Any] = {"engine": "ktransformers", "quant": "int4", "ram": "2TiB", "cpu": "2xxeon-spr",
+                             "max_num_batched_tokens": 32768, "context": 40960}  # fmt: skip
+    prompts = [
+        prefill_step(*one_of(gpu=f"{count}xrtx-4090-48-mod", tp=count, **given), 8192, 0) for count in (1, 2, 4, 8)
+    ]
+    totals = [prompt.total for prompt in prompts]
+    assert totals == sorted(totals, reverse=True)
+    assert totals[0] < 8 * totals[-1]
+    assert len({round(row(prompt, "staging of experts"), 6) for prompt in prompts}) == 1
+    assert row(prompts[0], "experts over PCIe") == pytest.approx(8 * row(prompts[-1], "experts over PCIe"))
+
+
+def test_rates_measured_here_replace_those_of_modules_slots_and_disks() -> None:
+    request, release, priced = one_of(
+        gpu="rtx-4090", ram="1TiB", engine="llama.cpp", quant="UD-Q2_K_XL", n_cpu_moe=999, cores=256,
+        ram_bandwidth="400GB/s",
+    )  # fmt: skip
+    read = kernel_case("memory_read", "bf16", bytes=1 << 30)
+    copy = kernel_case("host_to_device", "bf16", bytes=1 << 30)
+    kernels = (series_of(read, {1: (1 << 30) / 100e9}), series_of(copy, {1: (1 << 30) / 5e9}))
+    calibrated = replace(request, kernels=kernels)
+    fresh = replace(release, memo={})
+    before, after = (decode_step(*one, priced, 1, 4096) for one in ((request, release), (calibrated, fresh)))
+    assert row(after, "experts in RAM") == pytest.approx(4 * row(before, "experts in RAM"))
+    slow = prefill_step(calibrated, fresh, priced, 4096, 0)
+    fast = prefill_step(request, release, priced, 4096, 0)
+    assert slow.total > fast.total
+
+
+def test_layers_on_a_slower_card_are_read_at_its_pace() -> None:
+    given: dict[str, Any] = {"engine": "llama.cpp", "quant": "UD-IQ1_S", "n_cpu_moe": 999, "ram": "512GiB"}
+    fast = row(decode_step(*one_of("deepseek-r1", gpu=["2xrtx-5090"], **given), 1, 4096), "weights on GPUs")
+    mixed = row(decode_step(*one_of("deepseek-r1", gpu=["rtx-5090", "rtx-3090"], **given), 1, 4096), "weights on GPUs")
+    slow = row(decode_step(*one_of("deepseek-r1", gpu=["2xrtx-3090"], **given), 1, 4096), "weights on GPUs")
+    assert fast < mixed < slow
