@@ -41,7 +41,6 @@ def register(parser: Parser) -> None:
     add_flags(parser, "narrow the search", NARROWING)
     add_flags(parser, "simulation", SIMULATION)
     add_flags(parser, "answer", ANSWER)
-    add_flags(parser, "measurements", (CALIBRATION,))
 
 
 def run(args: Namespace) -> int:
