@@ -17,7 +17,7 @@ from hwdetect.serving.client import BadAddress, Broken, Server, Unreachable, ser
 from hwdetect.serving.endpoint import Endpoint, read_endpoint
 from hwdetect.serving.load import Work, run_step, words_for
 from hwdetect.serving.modes import ModeCheck, check_mode, check_tools
-from moeplan.calibration import AUTO, NONE, fingerprint, now, place_of
+from moeplan.calibration import AUTO, NONE, fingerprint, now, place_of, store_load
 from moeplan.pipeline import GENERATED_BY, read_model
 from moeplan.text_safe import printable
 from planner.build import build_request
@@ -28,7 +28,7 @@ from planner.plan import Candidate, Plan
 from planner.search import search
 from planner.speed import Speed
 from planner.verify import Expected, compare, expected_of, kv_tokens_of, load_step, planned_speed, verdict_of
-from planner.verify_report import VERIFY_SCHEMA, Check, EndpointRef, LoadStep, VerifyReport
+from planner.verify_report import VERIFY_SCHEMA, Check, EndpointRef, LoadStep, MeasuredLoad, VerifyReport
 
 KEY_VARIABLES: Final = ("MOEPLAN_API_KEY", "VLLM_API_KEY", "OPENAI_API_KEY")
 """Where a key may stand; it goes to the address given and nowhere else."""
@@ -211,9 +211,8 @@ def _late(name: str) -> ModeCheck:
 
 def _modes(candidate: Candidate) -> Mapping[str, Mapping[str, bool]]:
     """Modes that the plan names, each with what chooses it in the chat template; a plan may name none."""
-    launch: dict[str, Any] = candidate.launch.model_dump(mode="json")
-    serving = launch.get("serving") or {}
-    return {row["mode"]: row.get("chat_template_kwargs", {}) for row in serving.get("chat", ())}
+    serving = candidate.launch.serving
+    return {mode.mode: mode.chat_template_kwargs for mode in serving.chat} if serving is not None else {}
 
 
 def _expected(plan: Plan, candidate: Candidate, step: LoadStep, notes: list[str]) -> Expected | None:
@@ -275,9 +274,7 @@ def _stored(report: VerifyReport, plan: Plan, candidate: Candidate, choice: str)
     machine = fingerprint(inventory)
     path = place_of(choice, machine)
     assert path is not None
-    from moeplan.calibration_load import Measured, store_load
-
-    measured = Measured(
+    measured = MeasuredLoad(
         measured_at=report.measured_at,
         engine=report.endpoint.engine or candidate.engine.name,
         engine_version=report.endpoint.version or candidate.engine.version,

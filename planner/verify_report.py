@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from planner.plan import Range, Record
+from planner.plan import Parallel, Range, Record
 
 VERIFY_SCHEMA: Final = "moeplan.verify/1"
 
@@ -38,6 +38,19 @@ class LoadStep(Record):
     output_tokens_per_s: float | None
     wall_s: float
     sustained: bool
+
+
+class MeasuredLoad(Record):
+    """What a calibration keeps of one verification: the configuration, and its loads."""
+
+    measured_at: str
+    engine: str
+    engine_version: str
+    model: str
+    quantization: str
+    parallel: Parallel
+    kv_tokens: int | None
+    steps: tuple[LoadStep, ...]
 
 
 class Compared(Record):

@@ -67,7 +67,8 @@ def test_a_server_that_answers_is_measured_and_compared(plan: Plan) -> None:
     tpot = terms["tpot", 1]
     assert tpot.predicted_for.startswith("1 at a time of 6")
     assert tpot.observed == first.tpot_s.p50
-    assert {check.name: check.status for check in report.checks}["tool calls"] == "pass"
+    checks = {check.name: check.status for check in report.checks}
+    assert checks == {"thinking mode": "pass", "instant mode": "pass", "tool calls": "pass"}
 
 
 def test_the_prompts_differ_so_that_no_cache_answers(plan: Plan) -> None:

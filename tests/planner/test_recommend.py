@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import date
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ PRICES = Prices(
 )  # fmt: skip
 
 
-def request(**given: object) -> Request:
+def request(**given: Any) -> Request:  # noqa: ANN401
     return request_of(machine=NOTHING, **given)
 
 
@@ -70,7 +71,7 @@ def test_no_cheaper_offer_of_the_list_would_have_done() -> None:
         monthly = offer.usd_per_month(24, 3)
         if monthly >= first.usd_per_month or not holds_weights(request(quant="int4"), offer):
             continue
-        flags = dict(offer.flags)
+        flags: dict[str, Any] = dict(offer.flags)
         alone = request_of(concurrency=20, tpot="33ms", quant="int4", **flags)
         assert not [one for one in search(alone).found if one.speed.effective_concurrency >= 20], offer.name
 
@@ -86,7 +87,7 @@ def test_more_requests_take_more_copies_and_cost_so_much_more() -> None:
 def test_what_cannot_hold_the_weights_or_read_them_is_never_searched() -> None:
     asked = request(concurrency=1, tpot="5ms", quant="int4")
     for offer in (*rents(PRICES), *purchases(PRICES)):
-        flags = dict(offer.flags)
+        flags: dict[str, Any] = dict(offer.flags)
         planned = search(request_of(concurrency=1, quant="int4", **flags)).found
         if not holds_weights(asked, offer):
             assert not planned, offer.name
