@@ -37,9 +37,10 @@ from planner.search import Found, broken_bound, score, search
 from profiles.prices import STALE_DAYS, Prices, staleness
 
 Progress = Callable[[int, int], None]
-SEARCHES: Final = 26
-REQUANTIZED_SEARCHES: Final = 3
-"""Searches of each list and kind of weights at most; what is dearer than those is counted and not searched."""
+CONFIGURATIONS: Final = 2800
+REQUANTIZED_CONFIGURATIONS: Final = 300
+"""Configurations that the searches of a list evaluate, about: with the maker's weights, and with others. What is dearer
+than the machines that this allows is counted and not searched."""
 COPIES: Final = 64
 """Copies of one machine at most."""
 REQUANTIZED: Final = 2
@@ -82,9 +83,9 @@ def cheapest_ways(request: Request, offers: Sequence[Offer], terms: Terms, progr
     native = tuple([one for one in request.releases if one.release.by_maker])
     others = _thinned([one for one in request.releases if not one.release.by_maker])
     tallies: list[Tally] = []
-    tiers = [(native, terms.top, SEARCHES), (others, REQUANTIZED, REQUANTIZED_SEARCHES)]
+    tiers = [(native, terms.top, CONFIGURATIONS), (others, REQUANTIZED, REQUANTIZED_CONFIGURATIONS)]
     if not native:
-        tiers = [(others, terms.top, SEARCHES)]
+        tiers = [(others, terms.top, CONFIGURATIONS)]
     for place, (releases, top, most) in enumerate(tiers):
         if releases:
             watched = None if progress is None else _part(progress, place)
@@ -129,22 +130,25 @@ class _Group(NamedTuple):
 
 
 class _Searcher:
-    """Searches of one list, counted, and what they told of each group."""
+    """Searches of one list, counted with what they evaluate, and what they told of each group."""
 
     def __init__(self, request: Request, able: Sequence[Offer], most: int, progress: Progress | None) -> None:
         self.request, self.able, self.most, self.progress = request, able, most, progress
         self.searched = 0
+        self.evaluated = 0
         self._groups: dict[tuple[str, str], _Group | None] = {}
 
     @property
     def spent(self) -> bool:
-        return self.searched >= self.most
+        return self.evaluated >= self.most
 
     def best(self, asked: Request) -> tuple[Found | None, float | None]:
         if self.progress is not None:
-            self.progress(min(self.searched, self.most), self.most)
+            self.progress(min(self.evaluated, self.most), self.most)
         self.searched += 1
-        return _best(asked)
+        found, fastest_s, evaluated = _best(asked)
+        self.evaluated += max(evaluated, 1)
+        return found, fastest_s
 
     def group(self, offer: Offer) -> _Group | None:
         """None where not even one request alone runs within the bounds: then no size and no number of copies helps."""
@@ -153,7 +157,7 @@ class _Searcher:
             fewest = min(one.nodes for one in alike)
             largest = max([one for one in alike if one.nodes == fewest], key=memory_bytes)
             wanted = self.request.demand.concurrency
-            found, alone_s = self._quickly(_share(self.request, largest, wanted))
+            found, alone_s = self._alone(_share(self.request, largest, wanted))
             all_s = alone_s
             if found is not None and wanted > 1:
                 # An estimate of the copies needs one engine; what they are tried with is searched whole.
@@ -165,15 +169,19 @@ class _Searcher:
             self._groups[offer.group] = _Group(alone_s or 0.0, all_s, largest.gpus) if passed else None
         return self._groups[offer.group]
 
-    def _quickly(self, asked: Request) -> tuple[Found | None, float | None]:
-        """With the first engine and without pipelines; whatever else there is only where that finds nothing."""
-        if asked.narrow.engine is None:
-            first = replace(asked, narrow=replace(asked.narrow, engine=ENGINE_NAMES[0], pp=asked.narrow.pp or 1))
-            found, fastest_s = self.best(first)
+    def _alone(self, asked: Request) -> tuple[Found | None, float | None]:
+        """Of a single request, which copies, pipelines and a divided context help least: without them.
+
+        By the first engine, and by the others where that finds nothing.
+        """
+        narrow = asked.narrow
+        plain = replace(narrow, pp=narrow.pp or 1, dp=narrow.dp or 1, dcp=narrow.dcp or 1)
+        if narrow.engine is None:
+            found, fastest_s = self.best(replace(asked, narrow=replace(plain, engine=ENGINE_NAMES[0])))
             if found is not None:
                 return found, fastest_s
             self.searched -= 1
-        return self.best(asked)
+        return self.best(replace(asked, narrow=plain))
 
     def copies(self, offer: Offer, group: _Group) -> int:
         """Copies to try first: requests that one holds lie on the line from alone to all, in proportion to its GPUs."""
@@ -265,14 +273,15 @@ def _machine(offer: Offer) -> Machine:
     return machine_of(describe(Options("", **options_of(offer))), "flags")  # type: ignore[arg-type]
 
 
-def _best(request: Request) -> tuple[Found | None, float | None]:
-    """The best configuration that holds the demand and keeps the bounds; and the least time per token of any."""
+def _best(request: Request) -> tuple[Found | None, float | None, int]:
+    """The best configuration that holds the demand and keeps the bounds, the least time per token, and their number."""
     bounds = request.bounds
     free = replace(request, bounds=Bounds(max_kld=bounds.max_kld, quality_suite=bounds.quality_suite))
-    serving = [one for one in search(free).found if _serves_all(request, one)]
+    outcome = search(free)
+    serving = [one for one in outcome.found if _serves_all(request, one)]
     kept = [one for one in serving if broken_bound(request, one.speed) is None]
     best = min(kept, key=lambda one: score(request, one), default=None)
-    return best, min([one.speed.tpot_s[1] for one in serving], default=None)
+    return best, min([one.speed.tpot_s[1] for one in serving], default=None), outcome.evaluated
 
 
 def _serves_all(request: Request, found: Found) -> bool:

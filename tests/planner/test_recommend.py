@@ -11,7 +11,7 @@ import pytest
 
 from planner.machine import Machine
 from planner.offers import Offer, holds_weights, purchases, reads_fast_enough, rents
-from planner.recommend import Terms, cheapest_ways, recommend
+from planner.recommend import Terms, cheapest_ways, recommend, way_of
 from planner.recommend_report import RecommendReport
 from planner.request import Request
 from planner.search import broken_bound, search
@@ -77,11 +77,14 @@ def test_no_cheaper_offer_of_the_list_would_have_done() -> None:
 
 
 def test_more_requests_take_more_copies_and_cost_so_much_more() -> None:
-    way = report(400, "33ms", "int4").rent[0]
+    prices = Prices((rent("h200-sxm-141", 4.0),), (), ())
+    asked = request(concurrency=100, tpot="33ms", quant="int4")
+    (met,) = cheapest_ways(asked, tuple(rents(prices)), Terms()).met
+    way = way_of(met, Terms())
     assert way.copies > 1
-    assert way.usd_per_hour is not None
+    assert way.usd_per_hour == pytest.approx(4.0 * way.gpus_per_copy * way.copies)
     assert way.usd_per_month == pytest.approx(way.usd_per_hour * 730)
-    assert way.copies * int(way.plan_flags[-1]) >= 400
+    assert way.copies * int(way.plan_flags[-1]) >= 100
 
 
 def test_what_cannot_hold_the_weights_or_read_them_is_never_searched() -> None:
