@@ -67,7 +67,7 @@ PAGES: Final = (
         "An agent sends a hundred sub-agents at a time, with long shared prompts. Which hardware keeps them all busy?",
         (
             f"plan kimi-k2.5 --gpu 8xB200 --ram 2TiB --workload agent-swarm --concurrency 100 --output {PLAN}",
-            "recommend kimi-k2.5 --workload agent-swarm --concurrency 100",
+            "recommend kimi-k2.5 --workload agent-swarm --concurrency 100 --tpot 60ms",
             f"cost {PLAN} --cached-share 0.8",
         ),
     ),

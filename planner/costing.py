@@ -171,9 +171,11 @@ def _local_ways(
                 note=f"{len(keys)} GPUs at {rent.offer.usd_per_gpu_hour:g} an hour each, day and night",
             )  # fmt: skip
             name = f"{rent.offer.provider}, {len(keys)}x {key}"
+            offloads = candidate.offload.cpu_expert_layers or candidate.offload.disk_bytes
+            without = ("an instance with the RAM of the plan: prices are of its GPUs",) if offloads else ()
             ways.append(
                 _way("rent", name, rent.offer.date, rent.offer.source, copies, [term, _operations(given)], volume,
-                     capacity, api, ())
+                     capacity, api, without)
             )  # fmt: skip
     bought = _bought(plan, keys, prices, given)
     if bought is not None:
@@ -310,7 +312,7 @@ def _verdict(
         spare = there - cheap.usd_per_month.expected
         also = f"; {_named(best)}, which is more" if best is not None and best.usd_per_month.low > there else ""
         return "depends", (
-            f"{_named(cheap)} {against}: buying pays if what is not counted costs less than {spare:,.0f} a month{also}"
+            f"{_named(cheap)} {against}: it pays if what is not counted costs less than {spare:,.0f} a month{also}"
         )
     if best is not None and best.usd_per_month.low <= there:
         return "depends", f"the ranges overlap: {_named(best)} {against}"

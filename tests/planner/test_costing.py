@@ -106,3 +106,16 @@ def test_the_cached_share_is_cheaper_only_where_the_provider_says_so(plan: Plan)
     by = {one.provider: one.usd_per_million_tokens for one in answer.api}
     assert by["Plain"] == pytest.approx((4096 * 0.6 + 1024 * 3.0) / 5120)
     assert by["Host"] == pytest.approx((4096 * (0.2 * 0.6 + 0.8 * 0.1) + 1024 * 3.0) / 5120)
+
+
+def test_a_rented_gpu_is_not_the_ram_that_the_plan_needs() -> None:
+    request = request_of(gpu="1xRTX4090", ram="256GiB", cpu="desktop-ddr5-am5", cores=16, concurrency=1)
+    offloaded = make_plan(request, search(request), {}, "test")
+    rented = Prices((rent_of("rtx-4090-24", 0.4),), (API,), ())
+    (way,) = report(offloaded, rented, tokens_per_month=1e7).local
+    assert not way.complete
+    assert "RAM of the plan" in way.left_out[0]
+
+
+def rent_of(gpu: str, usd: float) -> CloudPrice:
+    return RENT._replace(gpu=gpu, usd_per_gpu_hour=usd)
