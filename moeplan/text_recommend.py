@@ -21,8 +21,8 @@ def recommend_view(report: RecommendReport) -> RenderableType:
         _target(report),
         Text(""),
         line(report.why, HEADING if report.rent or report.buy else BAD),
-        *(_ways("Rent", report.rent) if report.rent else ()),
-        *(_ways("Buy", report.buy) if report.buy else ()),
+        *(_ways("Rent", report.rent, report.model) if report.rent else ()),
+        *(_ways("Buy", report.buy, report.model) if report.buy else ()),
         *_api(report),
         *(_have(report.have) if report.have is not None else ()),
         Text(""),
@@ -64,7 +64,7 @@ def _target(report: RecommendReport) -> RenderableType:
     )
 
 
-def _ways(title: str, ways: Sequence[Way]) -> list[RenderableType]:
+def _ways(title: str, ways: Sequence[Way], model: str) -> list[RenderableType]:
     columns = (
         "way",
         "engine\nquantization",
@@ -74,7 +74,7 @@ def _ways(title: str, ways: Sequence[Way]) -> list[RenderableType]:
         "price of",
     )
     rows = [_row(way) for way in ways]
-    return [heading(f"{title}, cheapest first"), table(columns, rows), *[_details(way) for way in ways]]
+    return [heading(f"{title}, cheapest first"), table(columns, rows), *[_details(way, model) for way in ways]]
 
 
 def _row(way: Way) -> list[str | Text]:
@@ -99,11 +99,11 @@ def _price(way: Way) -> str:
     return f"{dollars(way.usd_price)} once" if way.usd_price is not None else ""
 
 
-def _details(way: Way) -> RenderableType:
+def _details(way: Way, model: str) -> RenderableType:
     step = way.next_step
     return pairs(
         (
-            ("plan", f"moeplan plan MODEL {' '.join(way.plan_flags)}"),
+            ("plan", f"moeplan plan {model} {' '.join(way.plan_flags)}"),
             *[("risk", text) for text in way.risks],
             ("not priced", ", ".join(way.left_out)),
             (

@@ -316,9 +316,20 @@ def way_of(met: Met, terms: Terms) -> out.Way:
         risks=tuple(_risks(shown, request)),
         free_low_bytes=tightest.free_low_bytes,
         margin_tpot=None if tpot is None else tpot / shown.performance.tpot_s.expected,
-        plan_flags=(*plan_flags(offer), "--concurrency", str(request.demand.concurrency)),
+        plan_flags=(*plan_flags(offer), *_work_flags(request)),
         candidate=shown,
     )
+
+
+def _work_flags(request: Request) -> tuple[str, ...]:
+    """The work and the bounds of speed of one copy as arguments of ``moeplan plan``."""
+    demand, bounds = request.demand, request.bounds
+    flags = ["--workload", demand.name, "--context", str(demand.context), "--input-tokens", str(demand.input_tokens)]
+    flags += ["--output-tokens", str(demand.output_tokens)]
+    for name, seconds in (("--tpot", bounds.tpot_s), ("--ttft", bounds.ttft_s)):
+        if seconds is not None:
+            flags += [name, f"{seconds * 1e3:.6g}ms"]
+    return (*flags, "--concurrency", str(demand.concurrency))
 
 
 def _risks(shown: Candidate, request: Request) -> list[str]:
