@@ -68,6 +68,7 @@ def _series(rows: list[BenchRow]) -> MeasuredSeries:
         provider=first.provider,
         version=first.version,
         date=max(row.date for row in rows)[:10],
+        measured_at=max(row.date for row in rows),
         device=first.device,
         routing=first.routing.distribution if first.routing is not None else "none",
         threads=first.threads,

@@ -17,6 +17,7 @@ from hwdetect.bench.limits import last_level_cache_bytes, memory_allowance_bytes
 from hwdetect.bench.result import BenchRow
 from hwdetect.bench.suite import Outcome, Settings, run
 from hwdetect.facts import known
+from hwdetect.rates import disk_of
 from moeplan.bench_cases import (
     MEMORY_CASE,
     candidate_cases,
@@ -112,7 +113,8 @@ def measure(
     def report_of(outcome: Outcome) -> BenchReport:
         return BenchReport(
             schema="moeplan.bench/1", generated_by=GENERATED_BY, date=now(), fingerprint=machine, machine=words,
-            settings=stated, ended=outcome.ended, rows=(*outcome.rows, *memory_alone),
+            settings=stated, ended=outcome.ended,
+            rows=tuple([_placed(row, chosen, inventory) for row in (*outcome.rows, *memory_alone)]),
             not_measured=tuple(outcome.missing), notes=(*notes, *sorted(troubles)),
         )  # fmt: skip
 
@@ -134,6 +136,14 @@ def measure(
         with suppress(OSError):
             unfinished.unlink()
     return _stored(report_of(outcome), chosen.calibration)
+
+
+def _placed(row: BenchRow, chosen: BenchOptions, inventory: Inventory) -> BenchRow:
+    """A row about a disk names the disk, as its mount point."""
+    if row.kernel != "disk_read" or chosen.disk is None:
+        return row
+    disk = disk_of(Path(chosen.disk), inventory.nodes[0].disks)
+    return row.model_copy(update={"device": disk.mount}) if disk is not None else row
 
 
 def settings_of(chosen: BenchOptions, inventory: Inventory) -> tuple[Settings, list[str]]:

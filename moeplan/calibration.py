@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -66,6 +66,14 @@ class Calibration(Record):
     machine: str
     startups: tuple[Startup, ...] = ()
     kernels: tuple[MeasuredSeries, ...] = ()
+
+
+class LoadedSeries(NamedTuple):
+    """The series of a calibration that are evidence, those that are not and why, and what else is to be said."""
+
+    kept: tuple[MeasuredSeries, ...]
+    refused: dict[MeasuredSeries, str]
+    remarks: tuple[str, ...]
 
 
 def fingerprint(inventory: Inventory) -> str:
@@ -155,6 +163,12 @@ def load_kernels(
     of. Raises ``BadRequest`` for a file that was named and is none, or is of another machine than the one detected;
     what lies in the data folder is refused with a note instead.
     """
+    found = load_series(choice, inventory, detected=detected)
+    return found.kept, tuple(dict.fromkeys((*found.remarks, *found.refused.values())))
+
+
+def load_series(choice: str, inventory: Inventory, *, detected: bool = True) -> LoadedSeries:
+    """What ``load_kernels`` returns with the reason of each series by itself. Raises as it does."""
     machine = fingerprint(inventory)
     path = place_of(choice, machine)
     try:
@@ -162,22 +176,19 @@ def load_kernels(
         if found is None:
             if choice not in (AUTO, NONE):
                 raise BadRequest(f"--calibration {printable(choice)}: no such file")
-            return (), ()
+            return LoadedSeries((), {}, ())
         if detected and found.fingerprint != machine:
             raise BadRequest(f"--calibration {printable(str(path))}: it is of another machine, {found.machine[:80]}")
     except (BadRequest, OSError) as error:
         if choice != AUTO:
             raise
-        return (), (f"not used: {error}",)
-    kept: list[MeasuredSeries] = []
-    reasons = [] if detected else [f"kernels are used that were measured on {printable(found.machine[:200])}"]
-    for series in found.kernels:
-        reason = _stale(series)
-        if reason is None:
-            kept.append(series)
-        else:
-            reasons.append(reason)
-    return tuple(kept), tuple(dict.fromkeys(reasons))
+        return LoadedSeries((), {}, (f"not used: {error}",))
+    reasons = {series: _stale(series) for series in found.kernels}
+    return LoadedSeries(
+        tuple([series for series, reason in reasons.items() if reason is None]),
+        {series: reason for series, reason in reasons.items() if reason is not None},
+        () if detected else (f"kernels are used that were measured on {printable(found.machine[:200])}",),
+    )
 
 
 def _stale(series: MeasuredSeries) -> str | None:
@@ -208,8 +219,10 @@ def _stale(series: MeasuredSeries) -> str | None:
     return None
 
 
-def _kernel_key(one: MeasuredSeries) -> tuple[str, str, str, int | None]:
-    return one.series, one.provider, one.routing, one.threads
+def _kernel_key(one: MeasuredSeries) -> tuple[str, str, str, int | None, str]:
+    # A machine has several disks; another processor or GPU in its place replaces what was measured of the old one.
+    disk = one.device if one.series.startswith("disk_read/") else ""
+    return one.series, one.provider, one.routing, one.threads, disk
 
 
 def _joined(old: MeasuredSeries, new: MeasuredSeries) -> MeasuredSeries:

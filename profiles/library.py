@@ -164,11 +164,12 @@ def _with_shadow_told(spec: ModelSpec) -> ModelSpec:
 
 
 def _from_card(card: Card) -> ModelSpec:
-    names = {"id": card.id, "name": card.name, "repository": card.repository}
     if card.header is not None:
-        spec = replace(card.header, **names)
+        spec = replace(card.header, id=card.id, name=card.name, repository=card.repository)
     else:
-        spec = read_config(card.config or {}, **names, quant_config=card.quant_config)
+        spec = read_config(
+            card.config or {}, id=card.id, name=card.name, repository=card.repository, quant_config=card.quant_config
+        )
     unexplained = tuple(
         f"{item.what} (published {item.published_bytes:,} bytes, computed {item.computed_bytes:,})"
         for item in card.differences
