@@ -262,6 +262,14 @@ def _same(one: Startup, other: Startup) -> bool:
     return (one.log_sha256, one.settings) == (other.log_sha256, other.settings)
 
 
+def read(path: Path) -> Calibration | None:
+    """A calibration; None where there is no such file. Raises ``BadRequest`` where it is none or cannot be read."""
+    try:
+        return _read(path)
+    except OSError as error:
+        raise BadRequest(f"--calibration {printable(str(path))}: {error.strerror or error}") from None
+
+
 def _read(path: Path) -> Calibration | None:
     try:
         with path.open("rb") as file:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hwdetect.bench.measured import MeasuredSeries
 from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
+from moeplan.calibrating import observed_starts
 from moeplan.cli.progress import progress_bar
 from moeplan.hub import Progress, fetch_hub_model, is_hub_id
 from planner.assemble import make_plan
 from planner.build import build_request
+from planner.calibrate import ObservedStart
 from planner.errors import BadRequest, Undetermined
 from planner.hardware import describe, machine_of
 from planner.memory_report import MemoryReport
@@ -102,8 +105,11 @@ def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Pla
         model = read_model(options.model)
         inventory, source = read_inventory(options)
         kernels, remarks = measured_kernels(options.calibration, inventory, source)
-        plan = plan_on(options, model, inventory, source, kernels=kernels, exact=exact, progress=progress)
-    return plan.model_copy(update={"notes": (*plan.notes, *remarks)}) if remarks else plan
+        observed, notes = observed_starts(options, model, inventory, source)
+        return plan_on(
+            options, model, inventory, source,
+            exact=exact, progress=progress, kernels=kernels, observed=observed, notes=(*notes, *remarks),
+        )  # fmt: skip
 
 
 def measured_kernels(
@@ -129,6 +135,8 @@ def plan_on(
     exact: bool = False,
     progress: Progress | None = None,
     kernels: tuple[MeasuredSeries, ...] = (),
+    observed: tuple[ObservedStart, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> Plan:
     """The plan of a model and hardware that have been read: no file, no machine, the same answer anywhere.
 
@@ -136,7 +144,11 @@ def plan_on(
     """
     with no_collection():
         machine = machine_of(inventory, source)
+        if notes:
+            machine = machine._replace(notes=(*machine.notes, *notes))
         request = build_request(options, model, machine, exact=exact, kernels=kernels)
+        if observed:
+            request = replace(request, observed=observed)
         if not exact and len(machine.nodes) > 1:
             from planner.fleet import is_fleet, plan_fleet
 
