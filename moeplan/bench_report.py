@@ -111,6 +111,7 @@ def _series(rows: list[BenchRow]) -> MeasuredSeries:
         date=max(row.date for row in rows)[:10],
         measured_at=max(row.date for row in rows),
         device=first.device,
+        python=first.python,
         routing=first.routing.distribution if first.routing is not None else "none",
         threads=first.threads,
         reference_bytes_per_s=sorted(references)[len(references) // 2] if references else None,

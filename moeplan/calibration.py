@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from planner.errors import BadRequest
 from planner.plan import Record
 
 if TYPE_CHECKING:
-    from hwdetect.inventory import Inventory
+    from hwdetect.inventory import Inventory, Software
 
 CALIBRATION_SCHEMA: Final = "moeplan.calibration/1"
 MAX_FILE_BYTES: Final = 16 << 20
@@ -37,6 +38,7 @@ MAX_STARTUPS: Final = 200
 STALE_AFTER: Final = timedelta(days=90)
 PACKAGES: Final = {"ggml": "xllamacpp", "onnxruntime_cpu": "onnxruntime"}
 """Whose version a provider's is, where it is installed beside this program."""
+_VERSION_OF: Final = r"(?:^|[ ,]){} ([0-9][^\s,()]*)"
 NONE: Final = "none"
 AUTO: Final = "auto"
 
@@ -183,7 +185,8 @@ def load_series(choice: str, inventory: Inventory, *, detected: bool = True) -> 
         if choice != AUTO:
             raise
         return LoadedSeries((), {}, (f"not used: {error}",))
-    reasons = {series: _stale(series) for series in found.kernels}
+    software = [one for node in inventory.nodes for one in node.software]
+    reasons = {series: _stale(series) or _renewed(series, software) for series in found.kernels}
     return LoadedSeries(
         tuple([series for series, reason in reasons.items() if reason is None]),
         {series: reason for series, reason in reasons.items() if reason is not None},
@@ -217,6 +220,32 @@ def _stale(series: MeasuredSeries) -> str | None:
             f"{installed} is installed now; moeplan bench renews them"
         )
     return None
+
+
+def _renewed(series: MeasuredSeries, software: Sequence[Software]) -> str | None:
+    """Which package its interpreter has in another version now, as far as that interpreter was asked."""
+    if series.python is None:
+        return None
+    for one in software:
+        found = _VERSION_OF.format(re.escape(one.name))
+        measured = re.search(found, series.version)
+        installed = one.version.value if one.version is not None else None
+        if measured is None or installed is None or one.place is None:
+            continue
+        # What a package calls itself may lack the build that its metadata has, or the other way round.
+        is_same = measured[1].partition("+")[0] == installed.partition("+")[0]
+        if _environment(one.place) == _environment(series.python) and not is_same:
+            return (
+                f"kernels of {printable(series.provider)} are not used: measured with {printable(series.version)}, and "
+                f"{printable(series.python)} has {one.name} {installed} now; moeplan bench renews them"
+            )
+    return None
+
+
+def _environment(python: str) -> Path:
+    """The virtual environment of an interpreter, which has several names in it; else the interpreter itself."""
+    folder = Path(python).parent.resolve()
+    return folder.parent if (folder.parent / "pyvenv.cfg").is_file() else folder / Path(python).name
 
 
 def _kernel_key(one: MeasuredSeries) -> tuple[str, str, str, int | None, str]:
