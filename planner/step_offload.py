@@ -13,7 +13,7 @@ from formulas.kv_cache import cached_tokens
 from formulas.moe import expected_distinct_experts
 from formulas.roofline import attention_flops, mla_decode_flops
 from planner.budget import Budget, Term, fact, merged, spread_of
-from planner.engines.base import Priced
+from planner.engines.base import Priced, placed_gpus
 from planner.evidence import measured_rate
 from planner.kv import group_bytes_per_token
 from planner.machine import Gpu, Host, Node
@@ -54,8 +54,9 @@ def placement_of(priced: Priced) -> tuple[object, ...]:
     config, group = priced.config, priced.config.group
     place = (group.gpu.key, group.nodes[0]) if group is not None else None
     return (
-        config.engine, config.version, place, config.tp, config.kv_dtype, config.placement, config.cpu_expert_layers,
-        config.gpu_experts_per_layer, config.disk_bytes, config.batched_tokens, priced.cpu_expert_bytes,
+        config.engine, config.version, place, config.tp, config.kv_dtype, config.placement, config.gpu_order,
+        config.cpu_expert_layers, config.gpu_experts_per_layer, config.disk_bytes, config.batched_tokens,
+        priced.cpu_expert_bytes,
     )  # fmt: skip
 
 
@@ -82,13 +83,39 @@ def node_of(request: Request, priced: Priced) -> Node:
     return request.machine.nodes[group.nodes[0] if group is not None else 0]
 
 
-def gpu_bandwidth(request: Request, priced: Priced, gpu: Gpu) -> float:
-    """Bytes per second of the GPUs that layers lie on, one after another: the harmonic mean over the layers."""
-    gpus, layers = node_of(request, priced).gpus, priced.config.placement
-    if not sum(layers):
-        return gpu.bandwidth
-    seconds = sum([count / one.bandwidth for count, one in zip(layers, gpus, strict=False)])
-    return sum(layers) / seconds if seconds else gpu.bandwidth
+class Bandwidths(NamedTuple):
+    """Bytes per second of memory that GPUs read one after another: of what every token uses, of routed experts on
+    GPUs, and of the cache.
+    """
+
+    always: float
+    experts: float
+    cache: float
+
+
+def gpu_bandwidths(request: Request, priced: Priced, gpu: Gpu) -> Bandwidths:
+    """The bandwidths of a placement: harmonic means over the GPUs, by the bytes that lie on each."""
+    config, shards = priced.config, priced.shards
+    if len({one.bandwidth for one in placed_gpus(node_of(request, priced), config)}) < 2:
+        return Bandwidths(gpu.bandwidth, gpu.bandwidth, gpu.bandwidth)
+    moved, seconds = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
+    start, last = 0, len(config.placement) - 1
+    for place, one in enumerate(placed_gpus(node_of(request, priced), config)):
+        layers = range(start, start + config.placement[place])
+        parts = (
+            sum([shards.layers[layer].always for layer in layers]) + (shards.lm_head if place == last else 0),
+            sum([
+                shards.layers[layer].expert * shards.layers[layer].experts
+                for layer in layers
+                if layer >= config.cpu_expert_layers
+            ]),
+            len(layers),
+        )  # fmt: skip
+        for kind, size in enumerate(parts):
+            moved[kind] += size
+            seconds[kind] += size / one.bandwidth
+        start = layers.stop
+    return Bandwidths(*[size / time if time else gpu.bandwidth for size, time in zip(moved, seconds, strict=True)])
 
 
 def ram_rate(host: Host, kernels: Iterable[MeasuredSeries] = ()) -> Rate:
@@ -173,13 +200,14 @@ def offload_decode(request: Request, release: PricedRelease, priced: Priced, bat
         share = fact(
             "kt_gpu_bandwidth_fraction" if config.engine == "ktransformers" else "llama_gpu_bandwidth_fraction"
         )
-        bandwidth = gpu_bandwidth(request, priced, gpu)
-        reach = bandwidth * share.value
-        terms.append(Term("weights on GPUs", parts.always / reach, "HBM", spread_of(share), share.source))
+        rates = gpu_bandwidths(request, priced, gpu)
+        always_s = parts.always / (rates.always * share.value)
+        terms.append(Term("weights on GPUs", always_s, "HBM", spread_of(share), share.source))
         if parts.experts_gpu:
-            seconds = parts.experts_gpu / (config.tp if config.engine == "ktransformers" else 1) * read / reach
+            each_rank = parts.experts_gpu / (config.tp if config.engine == "ktransformers" else 1)
+            seconds = each_rank * read / (rates.experts * share.value)
             terms.append(Term("routed experts", seconds, "HBM", spread_of(share), share.source))
-        terms.append(_attention(request, priced, gpu, bandwidth, batch, context))
+        terms.append(_attention(request, priced, gpu, rates.cache, batch, context))
         each = fact("kt_node_s" if config.engine == "ktransformers" else "llama_node_s")
         terms.append(Term("graph nodes", _nodes(model) * each.value, "latency", spread_of(each), each.source))
         if parts.experts_ram:
@@ -271,7 +299,7 @@ def offload_prefill(request: Request, release: PricedRelease, priced: Priced, to
     if transformers:
         terms = _sglang_kernels(request, release, priced, tokens, cached)
     else:
-        terms = _llama_kernels(request, release, gpu, tokens, cached)
+        terms = _llama_kernels(request, release, priced, tokens, cached)
     if parts.experts_ram:
         chunk = min(max(config.batched_tokens, 1), tokens)
         passes = -(-tokens // max(chunk, 1))
@@ -306,10 +334,14 @@ def _sglang_kernels(
     return [term for term in budget.terms if term.bound in ("HBM", "compute")]
 
 
-def _llama_kernels(request: Request, release: PricedRelease, gpu: Gpu, tokens: float, cached: float) -> list[Term]:
-    """A prompt in llama.cpp: one GPU at a time, at a share of its peak."""
+def _llama_kernels(
+    request: Request, release: PricedRelease, priced: Priced, tokens: float, cached: float
+) -> list[Term]:
+    """A prompt in llama.cpp: one GPU at a time, each its layers at a share of its peak."""
     share = fact("llama_prefill_fraction")
-    rate = (gpu.flops.get("bf16") or fact("assumed_gpu_flops_per_s").value) * share.value
+    gpus, layers = placed_gpus(node_of(request, priced), priced.config), priced.config.placement
+    peaks = [gpu.flops.get("bf16") or fact("assumed_gpu_flops_per_s").value for gpu in gpus]
+    rate = sum(layers) / sum([count / peak for count, peak in zip(layers, peaks, strict=True)]) * share.value
     always, routed = _active_parameters(request.model, release)
     attention = _attention_prefill(request.model, tokens * (cached + tokens / 2)) / rate
     return [

@@ -1,13 +1,14 @@
 """Readers of model file headers, never of weights: GGUF, safetensors, and the JSON beside them.
 
 The files are untrusted: whatever they hold, a reader returns or raises `BadModelFile`, in about a second
-and under 200 MB of memory for any one file. A reader is imported when it is used: a plan of a built-in model reads none.
+and under 200 MB of memory for any one file. A reader is imported when it is asked for: a plan of a built-in model
+needs none.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from profiles.headers.errors import BadModelFile
 
@@ -41,7 +42,7 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _MODULES:
         return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
