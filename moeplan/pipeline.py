@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hwdetect.bench.measured import MeasuredSeries
 from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
+from moeplan.calibrating import observed_starts
 from moeplan.cli.progress import progress_bar
 from planner.assemble import make_plan
 from planner.build import build_request
+from planner.calibrate import ObservedStart
 from planner.errors import BadRequest, Undetermined
 from planner.hardware import describe, machine_of
 from planner.options import Options
@@ -98,12 +101,26 @@ def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Pla
     with no_collection():
         model = read_model(options.model)
         inventory, source = read_inventory(options)
-        kernels: tuple[MeasuredSeries, ...] = ()
-        if options.calibration is not None or source == "detected":
-            from moeplan.calibration import kernels_of
+        kernels, remarks = measured_kernels(options.calibration, inventory, source)
+        observed, notes = observed_starts(options, model, inventory, source)
+        return plan_on(
+            options, model, inventory, source,
+            exact=exact, progress=progress, kernels=kernels, observed=observed, notes=(*notes, *remarks),
+        )  # fmt: skip
 
-            kernels = kernels_of(options.calibration, inventory, detected=source == "detected")
-        return plan_on(options, model, inventory, source, exact=exact, progress=progress, kernels=kernels)
+
+def measured_kernels(
+    choice: str | None, inventory: Inventory, source: Source
+) -> tuple[tuple[MeasuredSeries, ...], tuple[str, ...]]:
+    """Kernels of the calibration that ``--calibration`` means, and what is to be said of it.
+
+    Without a choice only the machine in front of us has one. Raises ``BadRequest`` for a file that was named.
+    """
+    if choice == "none" or (choice in (None, "auto") and source != "detected"):
+        return (), ()
+    from moeplan.calibration import load_kernels
+
+    return load_kernels(choice or "auto", inventory, detected=source == "detected")
 
 
 def plan_on(
@@ -115,6 +132,8 @@ def plan_on(
     exact: bool = False,
     progress: Progress | None = None,
     kernels: tuple[MeasuredSeries, ...] = (),
+    observed: tuple[ObservedStart, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> Plan:
     """The plan of a model and hardware that have been read: no file, no machine, the same answer anywhere.
 
@@ -122,9 +141,11 @@ def plan_on(
     """
     with no_collection():
         machine = machine_of(inventory, source)
-        request = build_request(options, model, machine, exact=exact)
-        if kernels:
-            request = replace(request, kernels=kernels)
+        if notes:
+            machine = machine._replace(notes=(*machine.notes, *notes))
+        request = build_request(options, model, machine, exact=exact, kernels=kernels)
+        if observed:
+            request = replace(request, observed=observed)
         if not exact and len(machine.nodes) > 1:
             from planner.fleet import is_fleet, plan_fleet
 

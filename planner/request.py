@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from planner.machine import Machine
+from profiles.drafters import Drafter
 from profiles.mixtures import ReleaseTensors
 from profiles.model import ModelSpec, Release
 
 if TYPE_CHECKING:
     from hwdetect.bench.measured import MeasuredSeries
+    from planner.calibrate import ObservedStart
 
 Objective = Literal["balanced", "throughput", "latency", "context", "cost", "quality"]
 OBJECTIVES: Final = ("balanced", "throughput", "latency", "context", "cost", "quality")
@@ -55,6 +57,10 @@ class Settings:
     flash_attention: bool | None = None
     n_cpu_moe: int | None = None
     enforce_eager: bool = False
+    vision_sharded: bool = False
+    max_loras: int = 0
+    max_lora_rank: int = 0
+    cpu_offload_bytes: int = 0
     draft_tokens: int = 0
     accept_length: float | None = None
 
@@ -135,5 +141,7 @@ class Request:
     top: int = 5
     exact: bool = False
     workload_given: bool = True
+    drafter: Drafter | None = None
+    observed: tuple[ObservedStart, ...] = ()
     kernels: tuple[MeasuredSeries, ...] = ()
     traffic: Traffic | None = None

@@ -9,6 +9,7 @@ from math import log
 from typing import NamedTuple
 
 from formulas.units import GIB
+from planner.calibrate import calibrated
 from planner.cost import cheapest_rent
 from planner.engines import ENGINE_NAMES, load_engine_model
 from planner.engines.base import Config, Engine, Priced, Refusal, placed_gpus
@@ -132,7 +133,7 @@ def _consider(
 
 def _tries(request: Request, engine: Engine, release: PricedRelease, config: Config) -> Iterator[Priced]:
     """The configuration, and when it misses narrowly, once more with tighter settings."""
-    priced = engine.price(request, release, config)
+    priced = _price(request, engine, release, config)
     if priced.verdict == "fits" or request.exact or config.utilization != 0.0:
         yield priced
         return
@@ -140,13 +141,18 @@ def _tries(request: Request, engine: Engine, release: PricedRelease, config: Con
     if engine.name != "vllm" or worst.free_low < -SQUEEZABLE_SHORTAGE * worst.capacity:
         yield priced
         return
-    tighter = engine.price(
-        request, release,
+    tighter = _price(
+        request, engine, release,
         config._replace(
             utilization=SQUEEZED_UTILIZATION, batched_tokens=min(config.batched_tokens, 4096), squeezed=True
         ),
     )  # fmt: skip
     yield max((priced, tighter), key=_likelihood)
+
+
+def _price(request: Request, engine: Engine, release: PricedRelease, config: Config) -> Priced:
+    priced = engine.price(request, release, config)
+    return calibrated(request, release, priced) if request.observed else priced
 
 
 def _likelihood(priced: Priced) -> tuple[int, int]:

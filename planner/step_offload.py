@@ -17,6 +17,7 @@ from planner.engines.base import Priced, placed_gpus
 from planner.evidence import measured_rate
 from planner.kv import group_bytes_per_token
 from planner.machine import Gpu, Host, Node
+from planner.measured_cpu import step_terms
 from planner.request import PricedRelease, Request
 from planner.step_gpu import gpu_prefill
 from profiles.model import ModelSpec
@@ -181,7 +182,11 @@ def offload_decode(request: Request, release: PricedRelease, priced: Priced, bat
     parts = parts_of(request, priced)
     read, used = _shares(model, batch)
     terms: list[Term] = []
-    if config.group is None:
+    measured = step_terms(request, release, priced, batch, context)
+    if config.group is None and measured is not None:
+        nodes, each = _nodes(model), fact("cpu_node_s")
+        terms += [*measured, Term("graph nodes", nodes * each.value, "latency", spread_of(each), each.source)]
+    elif config.group is None:
         cache = context * batch * _cache_bytes(model, config.kv_dtype, 1)
         amortised = fact("core_batch_amortisation").value if batch > 4 else 1.0
         _, term = _cpu(
@@ -213,7 +218,7 @@ def offload_decode(request: Request, release: PricedRelease, priced: Priced, bat
         if parts.experts_ram:
             amortised = fact("core_batch_amortisation").value if batch > 4 else 1.0
             _, term = _cpu(request, release, node.host, parts.experts_ram * read, parts.experts_ram * used / amortised)
-            terms.append(term)
+            terms += measured or [term]
             turn = fact("cpu_turn_s")
             terms.append(
                 Term(

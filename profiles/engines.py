@@ -73,6 +73,16 @@ class EngineFacts:
             self._known[key, version] = known
         return known
 
+    def since(self, key: str) -> str | None:
+        """The version from which there is a fact of this key; None where there is none, or where it always held."""
+        starts = [str(row.get("since", "0")) for row in self._facts.get(key, [])]
+        first = min(starts, key=version_tuple, default="0")
+        return None if first == "0" else first
+
+    def has_fact(self, key: str, version: str) -> bool:
+        """Whether there is a fact of this key in that version."""
+        return _valid(self._facts.get(key, []), version) is not None
+
     def flag(self, key: str, version: str) -> str:
         """The spelling of a flag in that version. Raises ``MissingFact`` when the version does not have it."""
         row = _valid(self._flags.get(key, []), version)

@@ -24,6 +24,8 @@ COMMANDS: Final = {
     "detect": "this machine, every value with where it comes from",
     "check": "go or no-go for this machine, with evidence and what to do",
     "merge": "the inventories or check reports of many nodes as one",
+    "bench": "measure the kernels that a plan depends on, and keep them as calibration",
+    "validate": "a plan's own kernels measured beside its prediction",
     "launch": "write the start script of a plan",
     "observe": "an engine's start-up log beside the prediction, kept as calibration",
     "models": "the built-in models",

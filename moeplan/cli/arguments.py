@@ -67,7 +67,9 @@ SIMULATION: Final = (
     Flag("--length-variation", "0.5", "standard deviation of the lengths over their mean; 0 is the default"),
 )
 CALIBRATION: Final = Flag("--calibration", "auto/none/FILE", "measurements of this machine to use, or a file of them")
-NARROWING: Final = (ENGINE, ENGINE_VERSION, QUANT, KV_DTYPE, *PARALLEL)
+SPECULATIVE: Final = Flag("--speculative", "METHOD", "draft model: mtp, or eagle3 where one is published")
+SPECULATIVE_TOKENS: Final = Flag("--speculative-tokens", "3", "tokens that it proposes per step")
+NARROWING: Final = (ENGINE, ENGINE_VERSION, QUANT, KV_DTYPE, *PARALLEL, SPECULATIVE, SPECULATIVE_TOKENS)
 
 _TEXTS: Final = tuple(field.name for field in fields(Options) if field.name not in ("model", "gpu"))
 

@@ -16,6 +16,8 @@ from moeplan.cli.arguments import (
     PARALLEL,
     QUANT,
     SIMULATION,
+    SPECULATIVE,
+    SPECULATIVE_TOKENS,
     Flag,
     add_flags,
     add_hardware,
@@ -37,6 +39,12 @@ CONFIGURATION = (
     Flag("--max-num-seqs", "256", "sequences of one step"),
     Flag("--text-only", "", "without the vision tower"),
     Flag("--enforce-eager", "", "without CUDA graphs"),
+    Flag("--mm-encoder-tp-mode", "MODE", "vision tower whole on every GPU (data, the default) or divided (weights)"),
+    Flag("--max-loras", "N", "slots for LoRA adapters"),
+    Flag("--max-lora-rank", "16", "largest rank of an adapter"),
+    Flag("--cpu-offload-gb", "10", "GiB of weights per GPU kept in RAM"),
+    SPECULATIVE,
+    SPECULATIVE_TOKENS,
 )
 LLAMA_CPP = (
     CONTEXT._replace(help="tokens of the KV cache, over all sequences"),

@@ -12,7 +12,9 @@ from moeplan.cli.parser import Parser, did_you_mean
 from moeplan.text_safe import shortened
 from planner.errors import BadRequest
 
-SCHEMAS: Final = ("plan", "grid", "inventory", "memory", "check", "observation", "calibration")
+SCHEMAS: Final = (
+    "plan", "grid", "inventory", "memory", "check", "observation", "calibration", "bench", "validation",
+)  # fmt: skip
 FOLDER: Final = Path(__file__).parent.parent / "schemas"
 
 
@@ -45,8 +47,10 @@ def derived(name: str) -> str:
     from pydantic import BaseModel
 
     from hwdetect.inventory import Inventory
+    from moeplan.bench_report import BenchReport
     from moeplan.calibration import Calibration
     from moeplan.observing import ObservationReport
+    from moeplan.validating import Validation
     from planner.findings import CheckReport
     from planner.grid import Grid
     from planner.memory_report import MemoryReport
@@ -60,6 +64,8 @@ def derived(name: str) -> str:
         "check": CheckReport,
         "observation": ObservationReport,
         "calibration": Calibration,
+        "bench": BenchReport,
+        "validation": Validation,
     }
     if name == "inventory":
         schema = types[name].model_json_schema()

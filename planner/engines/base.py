@@ -19,7 +19,8 @@ class Config(NamedTuple):
     ``tp`` to ``dcp`` are the engine's own arguments. ``group`` is None when no GPU is used. ``placement`` is, for
     engines that place layer by layer, the number of layers on each GPU, and ``gpu_order`` which GPUs of the node these
     are (empty: the first ones, as listed). ``own_experts``: every data-parallel replica is a whole engine, instead of
-    sharing the experts with the others.
+    sharing the experts with the others. ``lora`` is slots and largest rank; ``draft_tokens`` what the request's drafter
+    proposes per step; ``cpu_offload`` bytes of weights per GPU kept in RAM.
     """
 
     engine: str
@@ -44,6 +45,10 @@ class Config(NamedTuple):
     disk_bytes: int = 0
     squeezed: bool = False
     own_experts: bool = False
+    vision_sharded: bool = False
+    lora: tuple[int, int] = (0, 0)
+    draft_tokens: int = 0
+    cpu_offload: int = 0
     options: tuple[tuple[str, str], ...] = ()
 
     @property

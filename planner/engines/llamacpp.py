@@ -234,7 +234,8 @@ def _orders(gpus: tuple[Gpu, ...]) -> list[tuple[int, ...]]:
     with all slower ones or only some, since a token may be quicker without those.
     """
     listed = tuple(range(len(gpus)))
-    if len({gpu.bandwidth for gpu in gpus}) < 2 or any(gpu.vendor not in PIPELINE_VENDORS for gpu in gpus):
+    vendors = {gpu.vendor for gpu in gpus}
+    if len({gpu.bandwidth for gpu in gpus}) < 2 or len(vendors) > 1 or not vendors <= set(PIPELINE_VENDORS):
         return [listed]
     rising = sorted(listed, key=lambda place: gpus[place].bandwidth)
     falling = sorted(listed, key=lambda place: -gpus[place].bandwidth)

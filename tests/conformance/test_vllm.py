@@ -8,7 +8,6 @@ from typing import Any, Final
 import pytest
 
 import moeplan
-from profiles.engines import load_engine
 from profiles.library import load_model
 from tests.conformance.engines import Answer, EngineParser, Gpu
 from tests.conformance.grid import FEATURES, FIRST, MODELS, check, machines, planned
@@ -25,6 +24,13 @@ LAYOUTS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("kimi-k2.5", {"gpu": "8xH200", "nodes": 2, "quant": "int4", "tp": 8, "dp": 2, "ep": 16}),
     ("kimi-k2.5", {"gpu": "8xH200", "nodes": 2, "quant": "int4", "tp": 1, "dp": 16, "ep": 16}),
     ("kimi-k2.5", {"gpu": "8xH200", "nodes": 2, "quant": "int4", "tp": 4, "pp": 3}),
+    (
+        "kimi-k2.5",
+        {"gpu": "8xH200", "ram": "1TiB", "quant": "int4", "tp": 8, "mm_encoder_tp_mode": "weights"}
+        | {"cpu_offload_gb": "2.5"},
+    ),
+    ("deepseek-r1", {"gpu": "8xH200", "quant": "fp8", "tp": 8, "speculative": "mtp", "speculative_tokens": 2}),
+    ("llama-3.1-70b", {"gpu": "4xH100", "quant": "bf16", "tp": 4, "max_loras": 3, "max_lora_rank": 32}),
     ("kimi-k2.5", {"gpu": "8xB300", "quant": "nvfp4", "tp": 4, "dp": 2, "ep": 8}),
     ("kimi-k2.5", {"gpu": "8xMI300X", "quant": "int4", "tp": 8}),
     ("qwen3-235b-a22b", {"gpu": "4xH200", "quant": "bf16", "tp": 4, "ep": 4}),
@@ -39,8 +45,8 @@ BASE: Final = (
     "moonshotai/Kimi-K2.5", "--tensor-parallel-size", "8", "--trust-remote-code", "--enable-auto-tool-choice",
     "--tool-call-parser", "kimi_k2", "--reasoning-parser", "kimi_k2",
 )  # fmt: skip
+LLAMA: Final = ("meta-llama/Llama-3.1-70B", "--tensor-parallel-size", "8")
 H200: Final = Gpu("NVIDIA H200", (9, 0), 143771 << 20)
-A40: Final = Gpu("NVIDIA A40", (8, 6), 46068 << 20)
 
 
 def differences(start: Start, answer: Answer) -> dict[str, str]:
@@ -129,13 +135,11 @@ def test_vllm_refuses_tool_choice_without_a_parser(vllm: EngineParser, models: M
     assert "requires --tool-call-parser" in vllm.ask(argv, models.named("kimi-k2.5", "int4"), H200, 8).error
 
 
-@pytest.mark.parametrize(("gpu", "sequences", "batched_tokens"), [(H200, 1024, 8192), (A40, 256, 2048)])
-def test_vllm_defaults_are_the_planners(
-    vllm: EngineParser, models: Models, gpu: Gpu, sequences: int, batched_tokens: int
-) -> None:
-    facts, version = load_engine("vllm"), vllm.version
-    understood = vllm.ask(BASE, models.named("kimi-k2.5", "int4"), gpu, 8).understood
-    assert understood["utilization"] == facts.at("gpu_memory_utilization", version).value
-    assert (understood["sequences"], understood["batched_tokens"]) == (sequences, batched_tokens)
-    assert min(facts.at("max_num_seqs", version).value, sequences) == sequences
-    assert min(facts.at("max_num_batched_tokens", version).value, batched_tokens) == batched_tokens
+@pytest.mark.parametrize("gpu", ["H200", "H100", "A40", "A100-80", "L40S", "B200", "B300", "RTX-PRO-6000"])
+def test_vllm_defaults_are_the_planners(vllm: EngineParser, models: Models, gpu: str) -> None:
+    (start,) = estimated("llama-3.1-70b", engine="vllm", gpu=f"8x{gpu}", tp=8, max_model_len=8192)
+    understood = vllm.ask(LLAMA, models.named("llama-3.1-70b", "bf16"), start.gpu, 8).understood
+    settings = start.candidate.settings
+    assert understood["utilization"] == settings["memory_utilization"]
+    assert understood["sequences"] == settings["max_num_seqs"]
+    assert understood["batched_tokens"] == settings["max_num_batched_tokens"]
