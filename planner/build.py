@@ -221,8 +221,12 @@ def _vllm_only(options: Options, engine: str | None) -> None:
 def _drafter(options: Options, model: ModelSpec, engine: str | None) -> Drafter | None:
     """The drafter of ``--speculative``. Raises ``BadRequest`` where the model has none of that method."""
     if options.speculative is None:
-        if options.speculative_tokens is not None:
-            raise BadRequest("--speculative-tokens needs --speculative")
+        for flag, value in (
+            ("--speculative-tokens", options.speculative_tokens),
+            ("--accept-length", options.accept_length),
+        ):
+            if value is not None:
+                raise BadRequest(f"{flag} needs --speculative")
         return None
     if engine not in (None, "vllm", "sglang"):
         raise BadRequest(f"--speculative is planned for vLLM and SGLang, not for {engine}")

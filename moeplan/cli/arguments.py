@@ -69,7 +69,10 @@ SIMULATION: Final = (
 CALIBRATION: Final = Flag("--calibration", "auto/none/FILE", "measurements of this machine to use, or a file of them")
 SPECULATIVE: Final = Flag("--speculative", "METHOD", "draft model: mtp, or eagle3 where one is published")
 SPECULATIVE_TOKENS: Final = Flag("--speculative-tokens", "3", "tokens that it proposes per step")
-NARROWING: Final = (ENGINE, ENGINE_VERSION, QUANT, KV_DTYPE, *PARALLEL, SPECULATIVE, SPECULATIVE_TOKENS)
+ACCEPT_LENGTH: Final = Flag("--accept-length", "2.6", "tokens that a step yields with drafts, where you know it")
+NARROWING: Final = (
+    ENGINE, ENGINE_VERSION, QUANT, KV_DTYPE, *PARALLEL, SPECULATIVE, SPECULATIVE_TOKENS, ACCEPT_LENGTH
+)  # fmt: skip
 
 _TEXTS: Final = tuple(field.name for field in fields(Options) if field.name not in ("model", "gpu"))
 

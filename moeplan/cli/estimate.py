@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from moeplan.cli.arguments import (
+    ACCEPT_LENGTH,
     CALIBRATION,
     CONCURRENCY,
     CONTEXT,
@@ -45,6 +46,7 @@ CONFIGURATION = (
     Flag("--cpu-offload-gb", "10", "GiB of weights per GPU kept in RAM"),
     SPECULATIVE,
     SPECULATIVE_TOKENS,
+    ACCEPT_LENGTH,
 )
 LLAMA_CPP = (
     CONTEXT._replace(help="tokens of the KV cache, over all sequences"),

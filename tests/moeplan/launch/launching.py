@@ -27,7 +27,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama.cpp on one GPU": ("kimi-k2.5", {"gpu": "rtx-4090", "ram": "512GiB", "engine": "llama.cpp"}),
     "llama.cpp without GPU": ("qwen3-235b-a22b", {"gpu": "none", "ram": "1TiB", "engine": "llama.cpp"}),
     "llama.cpp on unequal GPUs": (
-        "kimi-k2.5", {"gpu": ("rtx-3090", "rtx-5090"), "ram": "512GiB", "engine": "llama.cpp"}
+        "kimi-k2.5",
+        {"gpu": ("rtx-3090", "rtx-5090"), "ram": "512GiB", "engine": "llama.cpp"},
     ),
     "ktransformers": (
         "kimi-k2.5",
