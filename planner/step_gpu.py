@@ -300,13 +300,13 @@ def _timed(kernel: Kernel, at: Place, rows: float, context: float, *, decode: bo
         moved += hit * kernel.expert_bytes
         flops *= top_k * share
     elif name.endswith("_decode"):
-        cached = rows * max(min(context, use.window or context) / at.dcp, 1.0)
+        cached = rows * max(use.states(context) / at.dcp, 1.0)
         moved += kernel.cached_bytes * cached
         flops += kernel.cached_flops * cached
         x = cached
     elif name.endswith("_prefill"):
-        before = min(context, use.window or context)
-        flops = kernel.cached_flops * rows * (before + min(rows, use.window or rows) / 2)
+        before = use.states(context)
+        flops = kernel.cached_flops * rows * (before + use.states(rows) / 2)
         moved += kernel.cached_bytes * before
     by_bytes, by_flops = moved / at.gpu.bandwidth, flops / kernel.peak if kernel.peak else 0.0
     roofline = by_bytes if by_bytes > by_flops else by_flops

@@ -15,12 +15,12 @@ from formulas.roofline import attention_flops, mla_decode_flops
 from planner.budget import Budget, Term, fact, merged, spread_of
 from planner.engines.base import Priced, placed_gpus
 from planner.evidence import measured_rate
-from planner.kv import group_bytes_per_token
+from planner.kv import group_bytes_per_state
 from planner.machine import Gpu, Host, Node
 from planner.measured_cpu import step_terms
 from planner.request import PricedRelease, Request
 from planner.step_gpu import gpu_prefill
-from profiles.model import ModelSpec
+from profiles.model import KvGroup, ModelSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -187,7 +187,7 @@ def offload_decode(request: Request, release: PricedRelease, priced: Priced, bat
         nodes, each = _nodes(model), fact("cpu_node_s")
         terms += [*measured, Term("graph nodes", nodes * each.value, "latency", spread_of(each), each.source)]
     elif config.group is None:
-        cache = context * batch * _cache_bytes(model, config.kv_dtype, 1)
+        cache = batch * _cache_bytes(model, config.kv_dtype, 1, context)
         amortised = fact("core_batch_amortisation").value if batch > 4 else 1.0
         _, term = _cpu(
             request, release, node.host,
@@ -250,15 +250,24 @@ def _nodes(model: ModelSpec) -> float:
     )
 
 
-def _cache_bytes(model: ModelSpec, dtype: str, tp: int) -> float:
-    return float(sum([group_bytes_per_token(group, dtype, tp) * len(group.layers) for group in model.kv_groups]))
+def _states(group: KvGroup, context: float) -> float:
+    """Cached states of one layer that a token sees."""
+    return cached_tokens(int(context), group.window, 1) / group.tokens_per_state
+
+
+def _cache_bytes(model: ModelSpec, dtype: str, tp: int, context: float) -> float:
+    """Bytes of the cache that a token reads on one rank."""
+    return sum([
+        group_bytes_per_state(group, dtype, tp) * len(group.layers) * _states(group, context)
+        for group in model.kv_groups
+    ])  # fmt: skip
 
 
 def _attention_flops(model: ModelSpec, context: float) -> float:
     """Operations of one token's attention over all layers, absorbed where it is MLA."""
     flops = 0.0
     for group in model.kv_groups:
-        kept = float(cached_tokens(int(context), group.window, 1))
+        kept = _states(group, context)
         if group.layout == "mla":
             flops += len(group.layers) * mla_decode_flops(model.heads, group.kv_lora_rank, group.rope_dim, kept)
         elif group.layout != "linear":
@@ -270,7 +279,7 @@ def _attention(request: Request, priced: Priced, gpu: Gpu, bandwidth: float, bat
     """Reading the cache on the GPU, or computing over it if that is slower."""
     model, tp = request.model, max(priced.config.tp, 1)
     share = fact("llama_attention_bandwidth_fraction")
-    moved = batch * context * _cache_bytes(model, priced.config.kv_dtype, tp)
+    moved = batch * _cache_bytes(model, priced.config.kv_dtype, tp, context)
     seconds = moved / (bandwidth * share.value)
     peak = gpu.flops.get("bf16")
     computing = (
@@ -348,7 +357,7 @@ def _llama_kernels(
     peaks = [gpu.flops.get("bf16") or fact("assumed_gpu_flops_per_s").value for gpu in gpus]
     rate = sum(layers) / sum([count / peak for count, peak in zip(layers, peaks, strict=True)]) * share.value
     always, routed = _active_parameters(request.model, release)
-    attention = _attention_prefill(request.model, tokens * (cached + tokens / 2)) / rate
+    attention = _attention_prefill(request.model, tokens, cached) / rate
     return [
         Term("matrices", 2 * (always + routed) * tokens / rate, "compute", spread_of(share), share.source),
         Term("attention", attention, "compute", spread_of(share), share.source),
@@ -380,11 +389,13 @@ def _active_parameters(model: ModelSpec, release: PricedRelease) -> tuple[float,
     return found
 
 
-def _attention_prefill(model: ModelSpec, pairs: float) -> float:
+def _attention_prefill(model: ModelSpec, tokens: float, cached: float) -> float:
+    """Operations of attention over all layers, expanded where it is MLA."""
     total = 0.0
     for group in model.kv_groups:
         if group.layout == "linear":
             continue
         width = (model.q_head_dim, model.v_head_dim) if group.layout == "mla" else (group.head_dim, group.v_head_dim)
-        total += len(group.layers) * attention_flops(model.heads, width[0], width[1], 1.0) * pairs
+        seen = _states(group, cached) + _states(group, tokens) / 2
+        total += len(group.layers) * attention_flops(model.heads, width[0], width[1], tokens * seen)
     return total
