@@ -52,6 +52,7 @@ def make_plan(request: Request, outcome: Outcome, inventory: dict[str, Any], gen
             output_tokens=demand.output_tokens,
             images=demand.images,
             prefix_cache_hit_rate=demand.prefix_cache_hit_rate,
+            routing=demand.routing,
             required_kv_tokens=demand.required_tokens(),
             ttft_s=request.bounds.ttft_s,
             tpot_s=request.bounds.tpot_s,

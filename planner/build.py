@@ -16,6 +16,7 @@ from planner.machine import Machine
 from planner.options import Options
 from planner.quantities import parse_count, parse_duration, parse_fraction, parse_tokens, shown
 from planner.request import OBJECTIVES, Bounds, Demand, Narrow, PricedRelease, Request, Settings, Traffic
+from planner.routing import ROUTINGS
 from profiles.drafters import Drafter, find_drafter
 from profiles.engines import UnknownVersion, version_tuple
 from profiles.library import find_releases
@@ -294,6 +295,7 @@ def _demand(options: Options, model: ModelSpec, engine: str | None, *, exact: bo
             if options.images is not None
             else base.images,
             prefix_cache_hit_rate=base.prefix_cache_hit_rate or 0.0,
+            routing=_choice(options.routing, "--routing", ROUTINGS, "uniform"),  # type: ignore[arg-type]
         ),
         not exact,
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from formulas.kv_cache import cached_tokens
-from formulas.moe import expected_distinct_experts
 from formulas.roofline import attention_flops, mla_decode_flops
 from planner.budget import Budget, Term, fact, merged, spread_of
 from planner.engines.base import Priced, placed_gpus
@@ -19,6 +18,7 @@ from planner.kv import group_bytes_per_state
 from planner.machine import Gpu, Host, Node
 from planner.measured_cpu import step_terms
 from planner.request import PricedRelease, Request
+from planner.routing import distinct_experts
 from planner.step_gpu import gpu_prefill
 from profiles.model import KvGroup, ModelSpec
 
@@ -180,7 +180,7 @@ def offload_decode(request: Request, release: PricedRelease, priced: Priced, bat
     """One decode step of ``batch`` tokens of as many sequences."""
     config, model, node = priced.config, request.model, node_of(request, priced)
     parts = parts_of(request, priced)
-    read, used = _shares(model, batch)
+    read, used = _shares(request, batch)
     terms: list[Term] = []
     measured = step_terms(request, release, priced, batch, context)
     if config.group is None and measured is not None:
@@ -230,12 +230,13 @@ def offload_decode(request: Request, release: PricedRelease, priced: Priced, bat
     return Budget(merged(terms))
 
 
-def _shares(model: ModelSpec, batch: float) -> tuple[float, float]:
+def _shares(request: Request, batch: float) -> tuple[float, float]:
     """Shares of the experts that a step reads, and computes with (each token with its own)."""
-    if model.moe is None:
+    moe = request.model.moe
+    if moe is None:
         return 1.0, batch
-    read = expected_distinct_experts(model.moe.experts, model.moe.top_k, batch) / model.moe.experts
-    return read, batch * model.moe.top_k / model.moe.experts
+    read = distinct_experts(request.demand.routing, moe.experts, moe.top_k, batch) / moe.experts
+    return read, batch * moe.top_k / moe.experts
 
 
 def _nodes(model: ModelSpec) -> float:

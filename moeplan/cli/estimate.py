@@ -16,6 +16,7 @@ from moeplan.cli.arguments import (
     OUTPUT_TOKENS,
     PARALLEL,
     QUANT,
+    ROUTING,
     SIMULATION,
     SPECULATIVE,
     SPECULATIVE_TOKENS,
@@ -59,7 +60,7 @@ LLAMA_CPP = (
     Flag("--flash-attention", "on/off", "fused attention"),
     Flag("--n-cpu-moe", "N", "layers whose experts stay in RAM"),
 )
-SPEED = (CONCURRENCY, INPUT_TOKENS, OUTPUT_TOKENS, CALIBRATION)
+SPEED = (CONCURRENCY, INPUT_TOKENS, OUTPUT_TOKENS, ROUTING, CALIBRATION)
 
 
 def register(parser: Parser) -> None:

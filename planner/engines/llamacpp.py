@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from formulas.moe import expected_distinct_experts
 from planner.budget import fact
 from planner.engines.base import Config, LaunchSpec, Pool, Priced, Refusal, placed_gpus, refused_ranks
 from planner.engines.llamacpp_cache import cell_bytes, refused_cache, token_bytes
@@ -24,6 +23,7 @@ from planner.engines.llamacpp_work import PIPELINE_VENDORS, Work, gpu_rooms, sha
 from planner.ledger import Device, verdict
 from planner.machine import Gpu, GpuGroup
 from planner.request import PricedRelease, Request
+from planner.routing import distinct_experts
 from profiles.engines import EngineFacts, load_engine
 
 __all__ = ["ENGINE", "LlamaCpp", "balanced", "cell_bytes", "has_back_end", "shortage"]
@@ -255,7 +255,7 @@ def _reads(request: Request, config: Config, work: Work, gpus: tuple[Gpu, ...]) 
     """What a token of the demand reads of every layer, and how fast each GPU does."""
     demand, moe = request.demand, request.model.moe
     batch = min(demand.concurrency, config.sequences)
-    share = expected_distinct_experts(moe.experts, moe.top_k, batch) / moe.experts if moe is not None else 1.0
+    share = distinct_experts(demand.routing, moe.experts, moe.top_k, batch) / moe.experts if moe is not None else 1.0
     held = min(batch * (demand.input_tokens + demand.output_tokens / 2) / max(work.cells.total, 1), 1.0)
     slower = fact("llama_gpu_bandwidth_fraction").value / fact("llama_attention_bandwidth_fraction").value
     always = [size + kv * held * slower for size, kv in zip(work.weights.always, work.kv, strict=True)]

@@ -216,3 +216,27 @@ def test_windows_are_read_no_further_than_they_reach(gpu: str) -> None:
     whole = with_caches(request, lambda group: group._replace(window=None))
     times = zip(attention_times(request, release, priced), attention_times(whole, release, priced), strict=True)
     assert all(1.5 * less < more for less, more in times)
+
+
+def test_popular_experts_are_fewer_to_read_but_load_one_rank() -> None:
+    given: dict[str, Any] = {"gpu": "8xH200", "engine": "sglang", "quant": "int4", "tp": 8}
+    for ep, batch in ((1, 64), (8, 4096)):
+        request, release, priced = one_of(**given, ep=ep)
+        skewed, *_ = one_of(**given, ep=ep, routing="power_law")
+        fresh = replace(release, memo={})
+        even, uneven = (
+            row(decode_step(*asked, priced, batch, 1024), "routed experts")
+            for asked in ((request, release), (skewed, fresh))
+        )
+        assert uneven < 0.8 * even if ep == 1 else uneven > 1.2 * even
+
+
+def test_popular_experts_in_ram_are_fewer_to_read() -> None:
+    given: dict[str, Any] = {"gpu": "rtx-4090", "engine": "llama.cpp", "quant": "UD-Q2_K_XL", "ram": "512GiB"}
+    request, release, priced = one_of(**given, sequences=16)
+    skewed, *_ = one_of(**given, sequences=16, routing="power_law")
+    even = row(decode_step(request, release, priced, 16, 1024), "experts in RAM")
+    assert row(decode_step(skewed, replace(release, memo={}), priced, 16, 1024), "experts in RAM") < 0.9 * even
+    assert decode_step(skewed, replace(release, memo={}), priced, 1, 1024).total == pytest.approx(
+        decode_step(request, release, priced, 1, 1024).total, rel=0.01
+    )
