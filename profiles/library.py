@@ -17,7 +17,6 @@ from profiles.llama_quantize import DEFAULT_TYPE
 from profiles.mixtures import UnknownMixture, base_type
 from profiles.model import ModelSpec, QualityLoss, Release
 from profiles.names import UnknownName
-from profiles.weights import gguf_in, holds_safetensors, model_from_gguf, model_from_safetensors
 
 HYPOTHETICAL = "hypothetical"
 """Publisher of a release that nobody published."""
@@ -250,6 +249,8 @@ def _from_config(config_path: Path, path: Path, *, quantized: bool = True) -> Mo
 
 def _from_weights(path: Path) -> ModelSpec:
     """What weight files hold, or a folder: of safetensors, else of one GGUF model, else of a ``config.json`` alone."""
+    from profiles.weights import gguf_in, holds_safetensors, model_from_gguf, model_from_safetensors
+
     is_folder = path.is_dir()
     gguf = (None if holds_safetensors(path) else gguf_in(path)) if is_folder else path
     if gguf is not None and gguf.name.casefold().endswith(".gguf"):
