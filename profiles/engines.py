@@ -128,8 +128,14 @@ def _valid(rows: list[dict[str, Any]], version: str) -> dict[str, Any] | None:
 @cache
 def load_engine(name: str) -> EngineFacts:
     """The facts of an engine by name. Raises ``FileNotFoundError`` for an unknown one."""
+    return EngineFacts(name, engine_table(name))
+
+
+@cache
+def engine_table(name: str) -> dict[str, Any]:
+    """The fact file of an engine as it is written. Raises ``FileNotFoundError`` for an unknown one."""
     with (_FOLDER / f"{name}.toml").open("rb") as file:
-        return EngineFacts(name, tomllib.load(file))
+        return tomllib.load(file)
 
 
 def engine_names() -> tuple[str, ...]:

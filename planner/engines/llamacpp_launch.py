@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.engines.base import Config, LaunchSpec, visible_devices
+from planner.engines.base import Config, LaunchSpec, placed_gpus, visible_devices
 from planner.engines.llamacpp_work import batch_size, cells_for, is_unified
 from planner.request import PricedRelease, Request
 from profiles.engines import EngineFacts
@@ -37,7 +37,7 @@ def launch_spec(request: Request, release: PricedRelease, config: Config, facts:
         arguments += [facts.flag("cache_ram", version), "0"]
     arguments += ["--jinja", "--alias", request.model.id, "--host", "127.0.0.1", "--port", "8080"]
     node = request.machine.nodes[config.group.nodes[0]] if config.group else None
-    used = [gpu.driver_index for gpu in node.gpus[: len(config.placement)]] if node else []
+    used = [gpu.driver_index for gpu in placed_gpus(node, config)] if node else []
     return LaunchSpec(tuple(arguments), visible_devices(node, used) if node else {})
 
 
