@@ -75,8 +75,13 @@ def read_inventory(options: Options) -> tuple[Inventory, Source]:
     if options.describes_hardware:
         return describe(options), "flags"
     from hwdetect.detect import detect
+    from moeplan.calibration import AUTO
+    from moeplan.measured_rates import with_measured_rates
 
-    return detect(), "detected"
+    found = detect()
+    # What is stale is said once, of the kernels.
+    measured = with_measured_rates(found, options.calibration or AUTO).model_copy(update={"notes": found.notes})
+    return measured, "detected"
 
 
 def read_inventory_file(path: Path) -> Inventory:

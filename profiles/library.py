@@ -163,9 +163,12 @@ def _with_shadow_told(spec: ModelSpec) -> ModelSpec:
 
 
 def _from_card(card: Card) -> ModelSpec:
-    spec = read_config(
-        card.config, id=card.id, name=card.name, repository=card.repository, quant_config=card.quant_config
-    )
+    if card.header is not None:
+        spec = replace(card.header, id=card.id, name=card.name, repository=card.repository)
+    else:
+        spec = read_config(
+            card.config or {}, id=card.id, name=card.name, repository=card.repository, quant_config=card.quant_config
+        )
     unexplained = tuple(
         f"{item.what} (published {item.published_bytes:,} bytes, computed {item.computed_bytes:,})"
         for item in card.differences
@@ -177,10 +180,15 @@ def _from_card(card: Card) -> ModelSpec:
         tool_call_parser=card.tool_call_parser,
         reasoning_parser=card.reasoning_parser,
         chat=card.chat,
-        releases=(*card.releases, *_missing_formats(card.releases)),
+        releases=(*card.releases, *_other_formats(card.releases)),
         sources=card.sources,
         notes=(*spec.notes, *card.notes, *unexplained),
     )
+
+
+def _other_formats(published: tuple[Release, ...]) -> tuple[Release, ...]:
+    """The tensors of a GGUF file are not those of a checkpoint, of which another format could be made."""
+    return () if any(release.mixture == "header" for release in published) else _missing_formats(published)
 
 
 def _missing_formats(published: Iterable[Release]) -> tuple[Release, ...]:
@@ -283,9 +291,7 @@ def find_releases(model: ModelSpec, text: str) -> tuple[Release, ...]:
         return in_repository
     publisher, separator, quantization = wanted.rpartition("/")
     quantization = _SYNONYMS.get(quantization, quantization)
-    # The tensors of a GGUF file are not those of a checkpoint, of which another format could be made.
-    from_header = any(release.mixture == "header" for release in model.releases)
-    formats = () if from_header else _missing_formats(model.releases)
+    formats = _other_formats(model.releases)
     named = [
         (release.quantization.casefold(), release)
         for release in (*model.releases, *formats)
