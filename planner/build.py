@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from formulas.kv_cache import KV_DTYPES
 from formulas.units import GIB
-from hwdetect.bench.measured import MeasuredSeries
 from planner.engines import NAMED_ENGINES
 from planner.engines.base import divisors
 from planner.errors import BadRequest
@@ -24,6 +23,9 @@ from profiles.mixtures import UnknownMixture, release_tensors
 from profiles.model import ModelSpec, Release
 from profiles.names import UnknownName
 from profiles.workloads import DEFAULT_WORKLOAD, load_workload
+
+if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredSeries
 
 KV_SYNONYMS: Final = {"auto": "bf16", "fp16": "f16", "fp8_e4m3": "fp8", "bfloat16": "bf16", "float16": "f16"}
 MAX_RANKS: Final = 4096
