@@ -13,7 +13,7 @@ from typing import Final, Literal
 from formulas.units import GIB
 from planner.engines import data_center
 from planner.engines.base import Config, LaunchSpec, Priced, Refusal, gpu_environment
-from planner.engines.constraints import advice
+from planner.engines.constraints import advice, kv_kernel, kv_kernels
 from planner.engines.tensor_parallel import (
     GGUF_REASON,
     drafter_entries,
@@ -159,7 +159,10 @@ class Vllm:
             if inside and graphs is not None:
                 entries.append(graphs)
             stages.append((entries, usable, usable_low, usable_high))
-        block = int(facts.at("mla_block_tokens" if request.model.uses_mla else "block_tokens", version).value)
+        key = f"block_tokens {request.model.family}"
+        if not facts.has_fact(key, version):
+            key = "mla_block_tokens" if request.model.uses_mla else "block_tokens"
+        block = int(facts.at(key, version).value)
         pool, devices = pool_and_devices(request, release, config, shards, stages, block)
         warnings = [*advice(request, release, config, facts)]
         if config.cpu_offload:
@@ -290,8 +293,15 @@ class Vllm:
         add("context", str(config.context))
         add("sequences", str(config.sequences))
         add("batched_tokens", str(config.batched_tokens))
-        if config.kv_dtype != "bf16":
-            add("kv_dtype", config.kv_dtype)
+        kernel = config.group and kv_kernel(config.group.gpu, config.kv_dtype, kv_kernels(model, facts, version))
+        if kernel or config.kv_dtype != "bf16":
+            # For sparse attention vLLM would choose a dtype by the GPU.
+            add("kv_dtype", kernel.value if kernel else config.kv_dtype)
+        if kernel and kernel.backend:
+            add("attention_backend", kernel.backend)
+        block = f"block_tokens {model.family}"
+        if facts.has_fact(block, version):
+            add("block_tokens", str(int(facts.at(block, version).value)))
         if request.settings.enforce_eager:
             add("eager")
         if config.lora[0]:
