@@ -11,6 +11,7 @@ from planner.machine import GpuGroup, Node
 from planner.request import PricedRelease, Request
 from planner.sharding import ShardTable
 from profiles.engines import EngineFacts
+from profiles.serving import load_serving
 
 
 class Config(NamedTuple):
@@ -164,6 +165,12 @@ def visible_devices(node: Node, used: Sequence[int]) -> dict[str, str]:
     if vendors == {"nvidia"}:
         return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": listed}
     return {"HIP_VISIBLE_DEVICES": listed} if vendors == {"amd"} else {}
+
+
+def listening(facts: EngineFacts, version: str, engine: str) -> tuple[str, ...]:
+    """Arguments that make a server listen on this machine alone, on the engine's own port."""
+    port = str(load_serving(engine).port)
+    return facts.flag("host", version), "127.0.0.1", facts.flag("port", version), port
 
 
 def gpu_environment(request: Request, config: Config) -> dict[str, str]:

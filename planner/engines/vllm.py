@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from formulas.units import GIB
 from planner.engines import data_center
-from planner.engines.base import Config, LaunchSpec, Priced, Refusal, gpu_environment
+from planner.engines.base import Config, LaunchSpec, Priced, Refusal, gpu_environment, listening
 from planner.engines.constraints import advice, kv_kernel, kv_kernels
 from planner.engines.tensor_parallel import (
     GGUF_REASON,
@@ -332,9 +332,9 @@ class Vllm:
             add("trust_remote_code")
         add("served_name", model.id)
         nodes = 0 if config.group is None else -(-config.world // config.group.per_node)
-        shared = tuple(arguments)
+        shared, here = tuple(arguments), listening(facts, version, self.name)
         if nodes <= 1:
-            return LaunchSpec((*shared, "--host", "127.0.0.1", "--port", "8000"), gpu_environment(request, config))
+            return LaunchSpec((*shared, *here), gpu_environment(request, config))
         per_node = []
         for rank in range(nodes):
             cluster = (
@@ -342,7 +342,7 @@ class Vllm:
                 facts.flag("node_rank", version), str(rank),
                 facts.flag("head_address", version), "HEAD_ADDRESS",
             )  # fmt: skip
-            tail = ("--host", "127.0.0.1", "--port", "8000") if rank == 0 else (facts.flag("headless", version),)
+            tail = here if rank == 0 else (facts.flag("headless", version),)
             per_node.append((*shared, *cluster, *tail))
         return LaunchSpec(per_node[0], gpu_environment(request, config), tuple(per_node))
 
