@@ -45,7 +45,7 @@ MXFP8: Final = {"quant_method": "mxfp8", "weight_block_size": [1, 32]}
 DECLARED: Final[dict[str, dict[str, Any] | None]] = {"bf16": None, "fp8": BLOCK_FP8, "mxfp8": MXFP8, "nvfp4": NVFP4}
 
 # vLLM wants the special tokens of the reasoning parsers, and an image processor of Kimi K2.5.
-TOKENS: Final = ("<unk>", "<think>", "</think>")
+TOKENS: Final = ("<unk>", "<think>", "</think>", "<mm:think>", "</mm:think>")
 IMAGE_PROCESSOR: Final = """\
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -131,7 +131,7 @@ def _gpu(plan: Plan, candidate: Candidate) -> Gpu | None:
 
 
 class Models:
-    """Folders that stand for the repositories that starts name: config.json, a tokenizer of three tokens."""
+    """Folders that stand for the repositories that starts name: config.json, a tokenizer of a few tokens."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

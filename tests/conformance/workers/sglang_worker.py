@@ -176,6 +176,11 @@ def main() -> None:
         raise Refused(message)
 
     parser.error = error
+    if not fork:
+        # It asks the kernels' package, which is not here, whether it is as new as the one that SGLang requires.
+        kimi: Any = importlib.import_module("sglang.srt.arg_groups.model_overrides.kimi_k3")
+        assert callable(kimi._require_kimi_k3_cutedsl_dcp_support)
+        kimi._require_kimi_k3_cutedsl_dcp_support = lambda: None
     ranges = None if fork else rank_ranges(Path(importlib.import_module("sglang").__path__[0]))
     environment = dict(os.environ)
 

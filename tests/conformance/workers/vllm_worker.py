@@ -21,6 +21,7 @@ import pickle
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from stand_ins import Refused, StandIns
@@ -166,10 +167,11 @@ def main() -> None:
     parser = make_parser(arguments)
     engine = importlib.import_module("vllm.engine.arg_utils")
     usage = importlib.import_module("vllm.usage.usage_lib").UsageContext.OPENAI_API_SERVER
-    # Classes of models with pictures import it. Transformers chooses what it offers by what there is: only now.
-    sys.meta_path.append(StandIns("torchvision"))
     if not old:
         read_models_once()
+        registry: Any = importlib.import_module("vllm.model_executor.models.registry")
+        assert registry._SUBPROCESS_COMMAND[1:] == ["-m", registry.__name__]
+        registry._SUBPROCESS_COMMAND = [sys.executable, str(Path(__file__).with_name("vllm_model_class.py"))]
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         # The defaults are objects which the configuration is written into: the next request shall not see it.
