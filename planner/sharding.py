@@ -225,18 +225,22 @@ def _spread(sums: dict[tuple[int, ...], list[int]], layers: int, expert_ranks: i
 
 
 @lru_cache(maxsize=1024)
-def stage_layers(layers: int, pp: int) -> tuple[tuple[int, int], ...]:
-    """First and stop layer of each pipeline stage, as vLLM and SGLang divide them.
+def stage_layers(layers: int, pp: int, *, rest_last: bool = False) -> tuple[tuple[int, int], ...]:
+    """First and stop layer of each pipeline stage, as vLLM divides them, and with ``rest_last`` as SGLang does.
 
-    What does not divide goes to the stages before the last, from the back, since the last also holds the head.
-    Source: vLLM 0.33.0 ``distributed/utils.py`` ``get_pp_indices``.
+    What does not divide goes to the stages before the last, from the back, since the last also holds the head;
+    with ``rest_last`` to the last stages. Source: ``get_pp_indices`` in ``distributed/utils.py`` of vLLM 0.11.0,
+    0.19.0, 0.33.0 and of SGLang 0.5.6, 0.5.23, sglang-kt 0.7.2.
 
     >>> stage_layers(61, 2), stage_layers(61, 4)
     (((0, 31), (31, 61)), ((0, 15), (15, 30), (30, 46), (46, 61)))
+    >>> stage_layers(61, 2, rest_last=True), stage_layers(61, 4, rest_last=True)
+    (((0, 30), (30, 61)), ((0, 15), (15, 30), (30, 45), (45, 61)))
     """
     share, rest = divmod(layers, pp)
     sizes = [share] * pp
-    for back in range(2, rest + 2):
+    skipped = 1 if rest_last else 2
+    for back in range(skipped, rest + skipped):
         sizes[-back] += 1
     stops = list(accumulate(sizes))
     return tuple([(stop - size, stop) for stop, size in zip(stops, sizes, strict=True)])

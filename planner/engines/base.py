@@ -11,6 +11,7 @@ from planner.machine import Gpu, GpuGroup, Node
 from planner.request import PricedRelease, Request
 from planner.sharding import ShardTable
 from profiles.engines import EngineFacts
+from profiles.serving import load_serving
 
 
 class Config(NamedTuple):
@@ -171,6 +172,12 @@ def visible_devices(node: Node, used: Sequence[int]) -> dict[str, str]:
 def placed_gpus(node: Node, config: Config) -> tuple[Gpu, ...]:
     """The GPUs that ``placement`` counts layers on, in the order in which the engine sees them."""
     return tuple([node.gpus[place] for place in config.gpu_order or range(len(config.placement))])
+
+
+def listening(facts: EngineFacts, version: str, engine: str) -> tuple[str, ...]:
+    """Arguments that make a server listen on this machine alone, on the engine's own port."""
+    port = str(load_serving(engine).port)
+    return facts.flag("host", version), "127.0.0.1", facts.flag("port", version), port
 
 
 def gpu_environment(request: Request, config: Config) -> dict[str, str]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from planner.engines.base import Config, Refusal, divisors
 from planner.machine import Gpu
 from planner.request import PricedRelease, Request
 from planner.sharding import COLUMNS, EXPERT_COLUMNS, EXPERT_ROWS, ROWS
-from profiles.engines import EngineFacts, version_tuple
+from profiles.engines import EngineFacts, KvKernel, version_tuple
 from profiles.model import ModelSpec
 
 HOPPER_AND_DATA_CENTER_BLACKWELL: Final = (9, 10)
+SPARSE_MLA: Final = "sparse_mla"
 FP8_BLOCK: Final = 128
 MARLIN_WIDTH: Final = 64
 """Marlin's kernels take expert shards in steps of this (vLLM 0.33.0 ``quantization/utils/marlin_utils.py``)."""
@@ -38,22 +39,46 @@ def unsupported_gpu(gpu: Gpu, release: PricedRelease) -> str:
     return ""
 
 
-def unsupported_kv(gpu: Gpu, kv_dtype: str, model: ModelSpec, facts: EngineFacts, version: str) -> str:
-    """Why this KV dtype has no attention kernel on this GPU; empty when it has.
+def kv_kernels(model: ModelSpec, facts: EngineFacts, version: str) -> tuple[KvKernel, ...]:
+    """What the engine says of KV dtypes for this model's attention: by family, or for sparse MLA; none for others."""
+    found = facts.kv_kernels(model.family, version)
+    if not found and any(group.index_head_dim for group in model.kv_groups):
+        found = facts.kv_kernels(SPARSE_MLA, version)
+    return found
+
+
+def kv_kernel(gpu: Gpu, kv_dtype: str, kernels: Iterable[KvKernel]) -> KvKernel | None:
+    """The one that reads this dtype on this GPU."""
+    kind = "amd" if gpu.vendor == "amd" else str(int(gpu.cuda or 0))
+    return next((row for row in kernels if row.dtype == kv_dtype and kind in row.gpus), None)
+
+
+def unsupported_kv(
+    gpu: Gpu, kv_dtype: str, model: ModelSpec, facts: EngineFacts, version: str
+) -> tuple[str, str] | None:
+    """Reason and remedy where this KV dtype has no attention kernel on this GPU.
 
     Dense MLA outside Hopper and data-centre Blackwell has Triton's kernel alone, which reads an FP8 cache in some
-    versions; sparse MLA has none there.
+    versions. For sparse attention the engine's facts list the kernels.
     """
+    kernels = kv_kernels(model, facts, version)
+    if kernels:
+        if kv_kernel(gpu, kv_dtype, kernels):
+            return None
+        others = dict.fromkeys(row.dtype for row in kernels if kv_kernel(gpu, row.dtype, kernels))
+        what = f"{facts.name} {version} has no kernel for this model's attention with {kv_dtype} KV on {gpu.name}"
+        return what, f"use --kv-dtype {' or '.join(others)}" if others else "use another GPU or engine"
     if kv_dtype == "bf16" or gpu.vendor != "nvidia":
-        return ""
+        return None
     capability = gpu.cuda or 0.0
     if model.uses_mla and int(capability) not in HOPPER_AND_DATA_CENTER_BLACKWELL:
         triton = kv_dtype == "fp8" and facts.has_fact("triton_mla_fp8", version)
         if not triton:
-            return f"MLA with {kv_dtype} KV has kernels for compute capability 9.x and 10.x only, not {capability}"
+            reason = f"MLA with {kv_dtype} KV has kernels for compute capability 9.x and 10.x only, not {capability}"
+            return reason, "use --kv-dtype bf16"
     if capability < 8.9:
-        return f"{kv_dtype} KV needs compute capability 8.9, not {capability}"
-    return ""
+        return f"{kv_dtype} KV needs compute capability 8.9, not {capability}", "use --kv-dtype bf16"
+    return None
 
 
 def too_old(engine: str, model: ModelSpec, facts: EngineFacts, version: str) -> Refusal | None:
@@ -119,6 +144,11 @@ def _advice(model: ModelSpec, release: PricedRelease, config: Config, vendor: st
             f"experts of width {moe.expert_ffn // ranks} on a rank are padded to {MARLIN_WIDTH} by Marlin: expert "
             "parallelism or fewer ranks waste nothing"
         )
+    if moe is not None and moe.experts % config.ep:
+        yield (
+            f"{moe.experts} experts do not divide over {config.ep} ranks: some hold one more, and expert load balancing "
+            "(EPLB) cannot be turned on"
+        )
     most = f"amd_ranks {model.family}"
     if vendor == "amd" and facts.has_fact(most, config.version):
         limit = int(facts.at(most, config.version).value)
@@ -178,6 +208,9 @@ def refused_layout(
         return split
     if model.moe is None:
         return ("a dense model has no experts to distribute", "use ep 1") if config.ep > 1 else None
+    if model.moe.experts % config.ep and facts.has_fact("experts_divide_by_ep", config.version):
+        ways = ", ".join(str(way) for way in divisors(model.moe.experts) if way <= group.size)
+        return f"{model.moe.experts} experts do not divide over {config.ep} expert-parallel ranks", f"use ep {ways}"
     expert_format = release.expert_format
     if config.ep == 1 and "_g" in expert_format:
         size = int(expert_format.rpartition("_g")[2])

@@ -58,19 +58,27 @@ def layouts(
             if refused:
                 yield Refusal(base, *refused)
                 continue
-            for kv_dtype in kv_dtypes:
+            for kv_dtype in kv_dtypes or (_readable_kv(engine, request, group.gpu, version),):
                 problem = unsupported_kv(group.gpu, kv_dtype, request.model, engine.facts, version)
                 if problem:
-                    yield Refusal(base._replace(kv_dtype=kv_dtype), problem, "use --kv-dtype bf16")
+                    yield Refusal(base._replace(kv_dtype=kv_dtype), *problem)
                 else:
                     yield base._replace(kv_dtype=kv_dtype)
 
 
 def _kv_dtypes(engine: PoolEngine, request: Request, version: str) -> tuple[str, ...]:
+    """What is asked for, or worth trying; empty where one configuration leaves it open."""
     wanted = request.narrow.kv_dtype
     if wanted:
         return ("bf16" if wanted == "f16" else wanted,)
-    return ("bf16",) if request.exact else engine.kv_dtypes(request, version)
+    return () if request.exact else engine.kv_dtypes(request, version)
+
+
+def _readable_kv(engine: PoolEngine, request: Request, gpu: Gpu, version: str) -> str:
+    """The dtype where none is asked for: bf16, unless this GPU reads others only."""
+    known = engine.kv_dtypes(request, version)
+    readable = (dtype for dtype in known if not unsupported_kv(gpu, dtype, request.model, engine.facts, version))
+    return next(readable, known[0])
 
 
 def unknown_kv(engine: str, wanted: Iterable[str], known: Iterable[str]) -> Refusal | None:

@@ -15,6 +15,7 @@ from planner.engines.base import (
     Priced,
     Refusal,
     gpu_environment,
+    listening,
     powers_of_two,
     refused_ranks,
 )
@@ -223,30 +224,36 @@ class KTransformers:
         host = request.machine.nodes[config.group.nodes[0] if config.group else 0].host
         method = CPU_METHODS[release.expert_format][0]
         name = release.release.release or model.repository
-        arguments = [
-            "python3", "-m", "sglang.launch_server", "--model", name,
-            "--kt-weight-path", name, "--kt-method", method,
-            "--kt-cpuinfer", str(host.cores or 1), "--kt-threadpool-count", str(host.sockets),
-            "--kt-num-gpu-experts", str(config.gpu_experts_per_layer),
-            "--tensor-parallel-size", str(config.tp),
-            "--mem-fraction-static", f"{config.utilization:g}",
-            "--chunked-prefill-size", str(config.batched_tokens),
-            "--context-length", str(config.context),
-            "--max-running-requests", str(config.sequences),
-            "--disable-shared-experts-fusion",
-        ]  # fmt: skip
+        arguments = ["python3", "-m", "sglang.launch_server"]
+
+        def add(key: str, *values: str) -> None:
+            arguments.extend((facts.flag(key, version), *values))
+
+        add("model", name)
+        add("cpu_weights", name)
+        add("cpu_method", method)
+        add("cpu_threads", str(host.cores or 1))
+        add("cpu_pools", str(host.sockets))
+        add("gpu_experts", str(config.gpu_experts_per_layer))
+        add("tp", str(config.tp))
+        add("utilization", f"{config.utilization:g}")
+        add("batched_tokens", str(config.batched_tokens))
+        add("context", str(config.context))
+        add("sequences", str(config.sequences))
+        add("shared_experts_apart")
         kv_dtype = kv_cache_dtype(request, config)
         if kv_dtype:
-            arguments += ["--kv-cache-dtype", kv_dtype]
+            add("kv_dtype", kv_dtype)
         if request.settings.enforce_eager:
-            arguments.append("--disable-cuda-graph")
+            add("eager")
         for kind, card in (("tool", model.tool_call_parser), ("reasoning", model.reasoning_parser)):
             parser = facts.parser(kind, card, version) if card else None
             if parser:
-                arguments += [facts.flag(f"{kind}_parser", version), parser]
+                add(f"{kind}_parser", parser)
         if model.trust_remote_code:
-            arguments.append("--trust-remote-code")
-        arguments += ["--served-model-name", model.id, "--host", "127.0.0.1", "--port", "30000"]
+            add("trust_remote_code")
+        add("served_name", model.id)
+        arguments += listening(facts, version, self.name)
         return LaunchSpec(tuple(arguments), gpu_environment(request, config))
 
 

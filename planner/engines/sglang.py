@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from formulas.units import MIB
 from planner.engines import data_center
-from planner.engines.base import Config, LaunchSpec, Priced, Refusal, gpu_environment
+from planner.engines.base import Config, LaunchSpec, Priced, Refusal, gpu_environment, listening
 from planner.engines.constraints import advice
 from planner.engines.sglang_memory import default_fraction, defaults
 from planner.engines.tensor_parallel import (
@@ -29,6 +29,7 @@ from planner.machine import Gpu
 from planner.request import PricedRelease, Request
 from planner.sharding import ShardTable
 from profiles.engines import EngineFacts, Fact, load_engine
+from profiles.serving import load_serving
 
 
 class Sglang:
@@ -134,14 +135,12 @@ class Sglang:
     def launch(self, request: Request, release: PricedRelease, config: Config) -> LaunchSpec:
         """``python -m sglang.launch_server`` with the settings that make the plan true."""
         model, version, facts = request.model, config.version, self.facts
-        arguments: list[str] = [
-            "python3", "-m", "sglang.launch_server",
-            "--model-path", release.release.release or model.repository,
-        ]  # fmt: skip
+        arguments = ["python3", "-m", "sglang.launch_server"]
 
         def add(key: str, *values: str) -> None:
             arguments.extend((facts.flag(key, version), *values))
 
+        add("model", release.release.release or model.repository)
         add("tp", str(config.tp))
         if config.pp > 1:
             add("pp", str(config.pp))
@@ -163,7 +162,7 @@ class Sglang:
         if request.settings.enforce_eager:
             add("eager")
         if config.draft_tokens and request.drafter is not None:
-            add("draft_algorithm", "EAGLE3" if request.drafter.release else "EAGLE")
+            add("draft_algorithm", facts.flag(f"draft algorithm {request.drafter.method}", version))
             if request.drafter.release:
                 add("draft_model", request.drafter.release)
             add("draft_steps", str(config.draft_tokens))
@@ -176,7 +175,7 @@ class Sglang:
         if model.trust_remote_code:
             add("trust_remote_code")
         add("served_name", model.id)
-        shared = (*arguments, "--host", "127.0.0.1", "--port", "30000")
+        shared = (*arguments, *listening(facts, version, self.name))
         nodes = 0 if config.group is None else -(-config.world // config.group.per_node)
         if nodes <= 1:
             return LaunchSpec(shared, gpu_environment(request, config))
@@ -188,7 +187,7 @@ class Sglang:
                 facts.flag("node_rank", version),
                 str(rank),
                 facts.flag("head_address", version),
-                "HEAD_ADDRESS:5000",
+                f"HEAD_ADDRESS:{load_serving(self.name).head_port}",
             )
             for rank in range(nodes)
         )

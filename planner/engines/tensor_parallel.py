@@ -13,6 +13,7 @@ from planner.machine import Gpu
 from planner.request import PricedRelease, Request
 from planner.sharding import ExpertPadding, ShardTable, build_shards, padded_vocabulary, stage_layers
 from profiles.drafters import MTP
+from profiles.engines import load_engine
 from profiles.model import ModelSpec
 
 CHECKPOINT = "tensor list of the release"
@@ -83,6 +84,12 @@ def absorbed_mla_bytes(model: ModelSpec, tp: int, first: int, stop: int) -> int:
     return total
 
 
+def stages_of(model: ModelSpec, config: Config) -> tuple[tuple[int, int], ...]:
+    """First and stop layer of every pipeline stage, as this engine divides them."""
+    rest_last = load_engine(config.engine).has_fact("pipeline_rest_last", config.version)
+    return stage_layers(model.layers, config.pp, rest_last=rest_last)
+
+
 def rotary_table_bytes(model: ModelSpec) -> int:
     """Bytes of the table of cosines and sines that every rank keeps, bf16: positions x rotary width.
 
@@ -106,11 +113,11 @@ def weight_entries(
     ``copies_projection``: the engine keeps the absorbed MLA projections beside the stored one.
     """
     model = request.model
-    key = ("weights", ranks_of(config), config.pp, stage, config.text_only, id(shards), copies_projection)
+    first, stop = stages_of(model, config)[stage]
+    key = ("weights", ranks_of(config), config.pp, first, stop, config.text_only, id(shards), copies_projection)
     found = release.memo.get(key)
     if found is not None:
         return list(found)
-    first, stop = stage_layers(model.layers, config.pp)[stage]
     experts = sum([shard.expert * shard.experts for shard in shards.layers[first:stop]])
     rest = shards.stage_bytes(first, stop) - experts
     evidence = release.tensors.evidence
@@ -229,7 +236,7 @@ def pool_and_devices(
     devices: list[Device] = []
     budget = budget_low = budget_high = tokens = tokens_low = None
     per_token_worst, context_bytes, required_bytes, sequence = 0.0, 0, 0, 0
-    layers = stage_layers(model.layers, config.pp)
+    layers = stages_of(model, config)
     name = layout_name(model)
     world = config.tp if config.attention_dp else config.tp * config.dp
     for stage, (entries, usable, usable_low, usable_high) in enumerate(stages):

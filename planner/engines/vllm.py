@@ -12,8 +12,8 @@ from typing import Final, Literal
 
 from formulas.units import GIB
 from planner.engines import data_center
-from planner.engines.base import Config, LaunchSpec, Priced, Refusal, gpu_environment
-from planner.engines.constraints import advice
+from planner.engines.base import Config, LaunchSpec, Priced, Refusal, gpu_environment, listening
+from planner.engines.constraints import advice, kv_kernel, kv_kernels
 from planner.engines.tensor_parallel import (
     GGUF_REASON,
     drafter_entries,
@@ -159,7 +159,10 @@ class Vllm:
             if inside and graphs is not None:
                 entries.append(graphs)
             stages.append((entries, usable, usable_low, usable_high))
-        block = int(facts.at("mla_block_tokens" if request.model.uses_mla else "block_tokens", version).value)
+        key = f"block_tokens {request.model.family}"
+        if not facts.has_fact(key, version):
+            key = "mla_block_tokens" if request.model.uses_mla else "block_tokens"
+        block = int(facts.at(key, version).value)
         pool, devices = pool_and_devices(request, release, config, shards, stages, block)
         warnings = [*advice(request, release, config, facts)]
         if config.cpu_offload:
@@ -290,8 +293,15 @@ class Vllm:
         add("context", str(config.context))
         add("sequences", str(config.sequences))
         add("batched_tokens", str(config.batched_tokens))
-        if config.kv_dtype != "bf16":
-            add("kv_dtype", config.kv_dtype)
+        kernel = config.group and kv_kernel(config.group.gpu, config.kv_dtype, kv_kernels(model, facts, version))
+        if kernel or config.kv_dtype != "bf16":
+            # For sparse attention vLLM would choose a dtype by the GPU.
+            add("kv_dtype", kernel.value if kernel else config.kv_dtype)
+        if kernel and kernel.backend:
+            add("attention_backend", kernel.backend)
+        block = f"block_tokens {model.family}"
+        if facts.has_fact(block, version):
+            add("block_tokens", str(int(facts.at(block, version).value)))
         if request.settings.enforce_eager:
             add("eager")
         if config.lora[0]:
@@ -322,9 +332,9 @@ class Vllm:
             add("trust_remote_code")
         add("served_name", model.id)
         nodes = 0 if config.group is None else -(-config.world // config.group.per_node)
-        shared = tuple(arguments)
+        shared, here = tuple(arguments), listening(facts, version, self.name)
         if nodes <= 1:
-            return LaunchSpec((*shared, "--host", "127.0.0.1", "--port", "8000"), gpu_environment(request, config))
+            return LaunchSpec((*shared, *here), gpu_environment(request, config))
         per_node = []
         for rank in range(nodes):
             cluster = (
@@ -332,7 +342,7 @@ class Vllm:
                 facts.flag("node_rank", version), str(rank),
                 facts.flag("head_address", version), "HEAD_ADDRESS",
             )  # fmt: skip
-            tail = ("--host", "127.0.0.1", "--port", "8000") if rank == 0 else (facts.flag("headless", version),)
+            tail = here if rank == 0 else (facts.flag("headless", version),)
             per_node.append((*shared, *cluster, *tail))
         return LaunchSpec(per_node[0], gpu_environment(request, config), tuple(per_node))
 

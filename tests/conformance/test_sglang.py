@@ -81,6 +81,21 @@ def test_sglang_starts_an_estimated_configuration(
             assert understood["eager"] is feature.get("enforce_eager", False)
 
 
+@pytest.mark.parametrize(
+    ("model", "quant", "method", "algorithm"),
+    [("deepseek-r1", "fp8", "mtp", "EAGLE"), ("kimi-k2.5", "int4", "eagle3", "EAGLE3")],
+)
+def test_sglang_understands_the_drafter(
+    sglang: EngineParser, models: Models, model: str, quant: str, method: str, algorithm: str
+) -> None:
+    options: dict[str, Any] = {"gpu": "8xH200", "quant": quant, "tp": 8, "speculative": method}
+    (start,) = estimated(model, engine="sglang", speculative_tokens=2, **options)
+    answer = sglang.ask(start.argv, models.of(start), start.gpu, start.node_gpus)
+    assert answer.accepted, f"{answer.error}: {start}"
+    assert not differences(start, answer)
+    assert (answer.understood["algorithm"], answer.understood["drafts"]) == (algorithm, 2)
+
+
 def test_sglang_loads_the_vision_tower_that_it_cannot_leave_out(sglang: EngineParser, models: Models) -> None:
     (refusal,) = moeplan.estimate("kimi-k2.5", engine="sglang", gpu="8xH200", quant="int4", text_only=True).rejected
     assert "vision tower" in refusal.reason

@@ -70,6 +70,45 @@ def test_gpus_that_cannot_run_it(given: dict[str, Any], reason: str) -> None:
     assert reason in refusal(**given)[0]
 
 
+KV_ON_GPUS: tuple[tuple[str, str, str, str, str], ...] = (
+    ("vllm", "deepseek-v4-flash", "8xH200", "bf16", "use --kv-dtype fp8_ds_mla"),
+    ("vllm", "deepseek-v4-flash", "8xB200", "bf16", ""),
+    ("vllm", "deepseek-v4-flash", "8xB200", "fp8", ""),
+    ("vllm", "deepseek-v4-flash", "8xRTX-PRO-6000", "bf16", "use --kv-dtype fp8_ds_mla"),
+    ("vllm", "deepseek-v4-flash", "8xRTX-PRO-6000", "fp8_ds_mla", ""),
+    ("vllm", "deepseek-v4-flash", "8xA100-80", "fp8_ds_mla", "use another GPU or engine"),
+    ("vllm", "deepseek-v3.2", "8xH200", "fp8", "use --kv-dtype bf16 or fp8_ds_mla"),
+    ("vllm", "deepseek-v3.2", "8xMI300X", "fp8_ds_mla", "use --kv-dtype bf16 or fp8"),
+    ("vllm", "deepseek-v3.2", "8xA100-80", "bf16", "use another GPU or engine"),
+    ("sglang", "deepseek-v4-flash", "8xB200", "bf16", "use --kv-dtype fp8_ds_mla"),
+    ("sglang", "glm-5", "8xRTX-PRO-6000", "fp8_ds_mla", ""),
+    ("sglang", "deepseek-v3.2", "8xRTX-PRO-6000", "fp8_ds_mla", "use another GPU or engine"),
+)
+
+
+@pytest.mark.parametrize(("engine", "model", "gpu", "dtype", "remedy"), KV_ON_GPUS)
+def test_sparse_attention_reads_what_the_gpu_has_a_kernel_for(
+    engine: str, model: str, gpu: str, dtype: str, remedy: str
+) -> None:
+    outcome = outcome_of(model, exact=True, engine=engine, gpu=gpu, nodes=4, tp=8, pp=4, kv_dtype=dtype)
+    assert [miss.remedy for miss in outcome.missed if "has no kernel" in miss.reason] == ([remedy] if remedy else [])
+
+
+def test_the_kv_dtype_left_open_is_one_that_the_gpu_reads() -> None:
+    given: dict[str, Any] = {"exact": True, "engine": "vllm", "tp": 8}
+    for gpu, dtype in (("8xH200", "fp8_ds_mla"), ("8xB200", "bf16")):
+        (found,) = outcome_of("deepseek-v4-flash", gpu=gpu, **given).found
+        assert found.priced.config.kv_dtype == dtype
+
+
+def test_experts_of_sglang_divide_over_the_ranks() -> None:
+    """160 experts over 48 ranks: SGLang asserts, vLLM gives some ranks one more and cannot balance them."""
+    given: dict[str, Any] = {"exact": True, "gpu": "8xH200", "nodes": 6, "tp": 48, "ep": 48}
+    (miss,) = outcome_of("qwen3-coder-480b-a35b", engine="sglang", quant="bf16", **given).missed
+    assert miss.reason == "160 experts do not divide over 48 expert-parallel ranks"
+    assert miss.remedy.startswith("use ep 1, 2, 4, 5, 8")
+
+
 @pytest.mark.parametrize("tp", [2, 8])
 def test_attention_data_parallelism_divides_tp(tp: int) -> None:
     reason, remedy = refusal(engine="sglang", gpu="8xH200", tp=tp, dp=16 if tp == 2 else 3)

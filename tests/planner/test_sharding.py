@@ -147,6 +147,13 @@ def test_stages_are_contiguous_and_even(layers: int, pp: int) -> None:
     assert max(sizes) - min(sizes) <= 1
     # The last stage holds the head as well.
     assert sizes[-1] == min(sizes)
+    assert [stop - first for first, stop in stage_layers(layers, pp, rest_last=True)] == sorted(sizes)
+
+
+@pytest.mark.parametrize(("engine", "layers"), [("vllm", "layers 0-30"), ("sglang", "layers 0-29")])
+def test_each_engine_divides_61_layers_its_own_way(engine: str, layers: str) -> None:
+    first = priced_of(gpu="8xH200", nodes=2, engine=engine, tp=8, pp=2).devices[0]
+    assert any(layers in entry.formula for entry in first.entries)
 
 
 @given(st.integers(1, 300_000), st.sampled_from((1, 2, 4, 8, 16, 32, 64)))
