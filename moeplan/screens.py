@@ -20,7 +20,6 @@ from tui.knobs import KNOBS
 from tui.program import (
     Alive,
     Answer,
-    Checked,
     Choice,
     DeviceBar,
     LaunchFiles,
@@ -121,7 +120,7 @@ def answer_of(plan: Plan) -> Answer:
 
     search, work = plan.search, plan.workload
     counts = (
-        f"{search.fitting:,} fit, {search.tight:,} tight, {search.rejected:,} do not; by {plan.objective}. "
+        f"{search.fitting:,} fit, {search.tight:,} tight, {search.rejected:,} do not; objective {plan.objective}. "
         f"{plural(work.concurrency, 'request')} of {work.input_tokens:,} + {work.output_tokens:,} tokens, "
         f"context {work.context:,}"
     )
@@ -147,7 +146,7 @@ def answer_of(plan: Plan) -> Answer:
 
 def _row(candidate: Candidate, plan: Plan) -> Row:
     from moeplan.text_ledger import tightest
-    from moeplan.text_numbers import gib_span, span, span_of
+    from moeplan.text_numbers import gib_span, plural, span, span_of
     from moeplan.text_plan import candidate_view, layout, release_name
 
     device, speed, cost = tightest(candidate.memory), candidate.performance, candidate.cost
@@ -167,7 +166,7 @@ def _row(candidate: Candidate, plan: Plan) -> Row:
         span(tokens.low, tokens.high) if tokens is not None else "",
         speed.bound_by,
     )
-    warned = f" Mind: {candidate.warnings[0]}" if candidate.warnings else ""
+    warned = f" {plural(len(candidate.warnings), 'warning')}: Enter shows." if candidate.warnings else ""
     cache = candidate.kv_cache
     return Row(
         key=printable(f"{name}, {release}, {cache.dtype} KV"),
@@ -358,14 +357,14 @@ def _machine_view(machine: Machine) -> RenderableType:
     return inventory_view(machine)
 
 
-def _check(machine: Machine, plan: Plan | None, rank: int) -> Checked:
+def _check(machine: Machine, plan: Plan | None, rank: int) -> RenderableType:
     from moeplan.pipeline import GENERATED_BY
-    from moeplan.text_check import check_view, verdict_line
+    from moeplan.text_check import check_view
     from planner.check import check
 
     with refusals():
         report = check(machine, plan, rank=rank, generated_by=GENERATED_BY)
-    return Checked(verdict_line(report).plain, check_view(report))
+    return check_view(report)
 
 
 def _launch_files(plan: Plan, candidate: Candidate, kind: str) -> LaunchFiles:

@@ -1,22 +1,21 @@
-"""The app: what all screens share, and how one leads to another."""
+"""The app: what all screens share, and how one leads to another.
+
+Screens are imported when they are opened, so that the first is drawn the sooner.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import on
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from tui.hardware_screen import HardwareScreen
-from tui.help_screen import HelpScreen
 from tui.latest import Answered, Latest
-from tui.launch_screen import LaunchScreen
 from tui.plan_screen import PlanScreen
-from tui.program import Machine, Program, Refused, Values
-from tui.save_dialog import SaveDialog
+from tui.program import Machine, MachineScreen, Program, Refused, Values
 
 DARK, LIGHT = "textual-dark", "textual-light"
 
@@ -51,7 +50,8 @@ class MoeplanApp(App[None]):
         """The plan screen first; the machine is looked at behind it."""
         self.theme = DARK
         self.push_screen(self._plan_screen)
-        self.action_look_again()
+        # Not before something is drawn: threads and the screen share one interpreter.
+        self.call_after_refresh(self.action_look_again)
 
     @on(Answered)
     def _looked(self, event: Answered) -> None:
@@ -62,20 +62,22 @@ class MoeplanApp(App[None]):
         except Refused as refusal:
             self._machine, self._no_machine = None, f"This machine could not be read: {refusal}"
         for screen in self.screen_stack:
-            if isinstance(screen, PlanScreen | HardwareScreen):
+            if isinstance(screen, MachineScreen):
                 screen.machine_found(self._machine, self._no_machine)
 
     def action_look_again(self) -> None:
         """Detect this machine, in a thread."""
         detect = self._program.detect
         for screen in self.screen_stack:
-            if isinstance(screen, HardwareScreen):
+            if isinstance(screen, MachineScreen):
                 screen.machine_sought()
         self._machine, self._no_machine = None, ""
         self._latest.ask(lambda alive: detect())
 
     def action_explain(self) -> None:
         """The help of the screen shown."""
+        from tui.help_screen import HelpScreen
+
         if isinstance(self.screen, HelpScreen):
             self.pop_screen()
             return
@@ -96,12 +98,16 @@ class MoeplanApp(App[None]):
         elif row is None or row.candidate is None:
             self.notify("This row does not fit; there is nothing to launch.", severity="warning")
         else:
+            from tui.launch_screen import LaunchScreen
+
             self.action_plan()
             title = f"{answer.plan.model.name}: rank {row.candidate.rank}, {row.key}"
             self.push_screen(LaunchScreen(self._program, answer.plan, row.candidate, title))
 
     async def action_hardware(self) -> None:
         """This machine, held to the row chosen where the plan is for this machine."""
+        from tui.hardware_screen import HardwareScreen
+
         self.action_plan()
         row, answer = self._plan_screen.row, self._plan_screen.answer
         plan, rank = None, 1
@@ -115,6 +121,8 @@ class MoeplanApp(App[None]):
 
     def action_save_plan(self) -> None:
         """The plan as JSON."""
+        from tui.save_dialog import SaveDialog
+
         answer = self._plan_screen.answer
         if answer is None or not self._plan_screen.is_up_to_date:
             self.notify("There is no plan yet for what the knobs say.", severity="warning")
@@ -134,7 +142,7 @@ class MoeplanApp(App[None]):
         """The other of the two."""
         self.theme = LIGHT if self.current_theme.dark else DARK
 
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Ours before Textual's own."""
         yield SystemCommand("Plan", "Knobs and ranking", self.action_plan)
         yield SystemCommand("Launch files", "What starts the row chosen", self.action_launch)

@@ -13,9 +13,11 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from tui.latest import Answered, Latest
-from tui.program import Checked, Machine, Program, Refused
+from tui.program import Machine, Program, Refused
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from planner.plan import Plan
 
 HELP: Final = """\
@@ -40,10 +42,10 @@ class HardwareScreen(Screen[None]):
     def __init__(self, program: Program, plan: Plan | None, rank: int) -> None:
         super().__init__()
         self._program, self._plan, self._rank = program, plan, rank
-        self._latest: Latest[Checked] = Latest(self)
+        self._latest: Latest[RenderableType] = Latest(self)
 
     def compose(self) -> ComposeResult:
-        """The verdict in a line, then findings and facts in one text that scrolls."""
+        """What is shown in a line, then findings and facts in one text that scrolls."""
         yield Static(Text("looking at this machine ..."), id="title")
         with ScrollableContainer():
             yield Static(id="findings", classes="view")
@@ -73,12 +75,13 @@ class HardwareScreen(Screen[None]):
         if not event.is_newest:
             return
         try:
-            checked = cast(Checked, event.value())
+            findings = cast("RenderableType", event.value())
         except Refused as refusal:
             self._say(f"Not checked: {refusal}", "red")
             return
-        self._say(checked.verdict)
-        self.query_one("#findings", Static).update(checked.view)
+        held = f", held to rank {self._rank} of the plan" if self._plan is not None else ""
+        self._say(f"This machine{held}")
+        self.query_one("#findings", Static).update(findings)
 
     def _say(self, text: str, style: str = "") -> None:
         self.query_one("#title", Static).update(Text(text, style=style, no_wrap=True, overflow="ellipsis"))

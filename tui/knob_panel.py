@@ -14,7 +14,6 @@ from textual.message import Message
 from textual.widgets import Input, Label, Static
 
 from tui.knobs import SECTIONS, Knob, turned
-from tui.picker import Picker
 from tui.program import Choice, Values
 
 
@@ -87,7 +86,12 @@ class KnobPanel(VerticalScroll, can_focus=False):
         place = self.query_one(f"#knob-{name}").parent
         error = Static(Text(message), classes="error")
         self.mount(error, after=place)  # type: ignore[arg-type]
-        self.call_after_refresh(error.scroll_visible, animate=False)
+        self.call_after_refresh(self._reveal, error)
+
+    def _reveal(self, error: Static) -> None:
+        # Scrolling must not be waited for here: the screen that scrolls would wait for itself.
+        if error.is_attached:
+            self.scroll_to_widget(error, animate=False)
 
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
@@ -109,6 +113,8 @@ class KnobPanel(VerticalScroll, can_focus=False):
 
     @on(Input.Submitted)
     def _entered(self, event: Input.Submitted) -> None:
+        from tui.picker import Picker
+
         event.stop()
         source = event.input
         assert isinstance(source, KnobInput)

@@ -40,13 +40,28 @@ class MemoryBars(Widget):
 
 def _line(bar: DeviceBar, places: int, width: int) -> Text:
     line = Text(f"{bar.place:{places}} [", no_wrap=True)
-    whole, end, drawn = max(bar.usable_bytes, 1), 0, 0
-    for part in bar.parts:
-        end += max(part.bytes, 0)
-        cells = max(min(round(width * end / whole), width) - drawn, 0)
+    end, drawn = 0, 0
+    for part, cells in zip(bar.parts, shares([part.bytes for part in bar.parts], bar.usable_bytes, width), strict=True):
+        end += part.bytes
         line.append(part.name[0].lower() * cells, style=f"black on {COLOURS[part.name]}")
         drawn += cells
     line.append("." * (width - drawn), style="dim")
-    line.append("]! " if end > whole else "]  ")
+    line.append("]! " if end > bar.usable_bytes else "]  ")
     line.append(bar.free, style=FREE_STYLES[bar.verdict])
     return line
+
+
+def shares(sizes: list[int], whole: int, width: int) -> list[int]:
+    """Cells of each part of a bar; what is there has one at least, as long as there are any.
+
+    >>> shares([72, 3, 0, 1], 120, 20), shares([72, 90, 0, 1], 120, 20)
+    ([12, 1, 0, 1], [12, 8, 0, 0])
+    """
+    cells: list[int] = []
+    end = 0
+    for size in sizes:
+        end += size
+        drawn = sum(cells)
+        wanted = max(round(width * end / max(whole, 1)) - drawn, 1) if size > 0 else 0
+        cells.append(min(wanted, width - drawn))
+    return cells

@@ -13,7 +13,6 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import DataTable, Footer, Static
 
-from tui.detail_screen import DetailScreen
 from tui.knob_panel import KnobPanel
 from tui.latest import Answered, Latest
 from tui.memory_bars import MemoryBars
@@ -59,6 +58,7 @@ class PlanScreen(Screen[None]):
         self._quiet: Timer | None = None
         self._machine: Machine | None = None
         self._no_machine = ""
+        self._has_begun = False
         self._shown_key = ""
         self.answer: Answer | None = None
         self.row: Row | None = None
@@ -82,18 +82,26 @@ class PlanScreen(Screen[None]):
         table = self.query_one(DataTable)
         for column in self._program.columns:
             table.add_column(column)
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
+        self._has_begun = True
         self._plan()
+
+    def machine_sought(self) -> None:
+        """A plan for this machine waits for what is found."""
+        self.machine_found(None)
 
     def machine_found(self, machine: Machine | None, reason: str = "") -> None:
         """This machine, or why it is not known."""
         self._machine, self._no_machine = machine, reason
-        if not self._program.described(self.query_one(KnobPanel).values()):
+        if self._has_begun and not self._program.described(self.query_one(KnobPanel).values()):
             self._plan()
 
     @on(KnobPanel.Changed)
     def _changed(self) -> None:
         values = self.query_one(KnobPanel).values()
-        if self._asked is not None and values == self._asked[0]:
+        if self._asked is None or values == self._asked[0]:
             return
         self.is_up_to_date = False
         self._latest.forget()
@@ -188,5 +196,7 @@ class PlanScreen(Screen[None]):
 
     @on(DataTable.RowSelected)
     def _selected(self) -> None:
+        from tui.detail_screen import DetailScreen
+
         if self.row is not None:
             self.app.push_screen(DetailScreen(self.row.details()))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,6 +47,17 @@ class DeviceBar(NamedTuple):
     verdict: Verdict
 
 
+@runtime_checkable
+class MachineScreen(Protocol):
+    """A screen that wants to hear of this machine."""
+
+    def machine_sought(self) -> None:
+        """It is looked at again."""
+
+    def machine_found(self, machine: Machine | None, reason: str = "") -> None:
+        """It, or why it is not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A line of the ranking. ``key`` names the same configuration in the next plan; no candidate: rejected."""
@@ -78,13 +89,6 @@ class Choice(NamedTuple):
     note: str
 
 
-class Checked(NamedTuple):
-    """A check report: its verdict in a line, and the findings with their actions."""
-
-    verdict: str
-    view: RenderableType
-
-
 class LaunchFiles(NamedTuple):
     """Texts by file name, and what to know before they are run."""
 
@@ -109,7 +113,7 @@ class Program:
     choices: Callable[[str, Values], tuple[Choice, ...]]
     detect: Callable[[], Machine]
     machine_view: Callable[[Machine], RenderableType]
-    check: Callable[[Machine, Plan | None, int], Checked]
+    check: Callable[[Machine, Plan | None, int], RenderableType]
     launch_files: Callable[[Plan, Candidate, str], LaunchFiles]
     save: Callable[[str, dict[str, str], bool], str]
     save_plan: Callable[[str, Plan, bool], str]

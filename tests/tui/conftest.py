@@ -16,7 +16,7 @@ from moeplan.screens import COLUMNS, answer_of, choices, described
 from planner.plan import Candidate, Plan
 from tests.moeplan.conftest import fitting, offloaded, plan_of
 from tui.app import MoeplanApp
-from tui.program import Alive, Answer, Checked, LaunchFiles, Machine, Program, Refused, Values
+from tui.program import Alive, Answer, LaunchFiles, Machine, Program, Refused, Values
 
 WAIT_S = 20
 FILES = {
@@ -64,9 +64,9 @@ class Stage:
             raise Refused(self.blind)
         return "machine"
 
-    def check(self, machine: Machine, plan: Plan | None, rank: int) -> Checked:
+    def check(self, machine: Machine, plan: Plan | None, rank: int) -> Text:
         self.checked.append((plan, rank))
-        return Checked("NO-GO: 1 failed, 3 passed", Text("  FAIL  GPU 3\n  do    replace it"))
+        return Text("NO-GO: 1 failed, 3 passed\n  FAIL  GPU 3\n  do    replace it")
 
     def launch_files(self, plan: Plan, candidate: Candidate, kind: str) -> LaunchFiles:
         if kind == "slurm":

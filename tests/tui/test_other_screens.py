@@ -86,7 +86,8 @@ def test_hardware_shows_findings_with_their_actions_over_facts(stage: Stage) -> 
         await planned(pilot)
         await pilot.press("down", "f4")
         assert isinstance(pilot.app.screen, HardwareScreen)
-        await until(pilot, lambda: "NO-GO" in text_of(pilot, "#title"))
+        await until(pilot, lambda: "NO-GO" in text_of(pilot, "#findings"))
+        assert "held to rank 2" in text_of(pilot, "#title")
         assert "replace it" in text_of(pilot, "#findings")
         assert text_of(pilot, "#facts") == "facts of the machine"
         assert stage.checked == [(stage.plan, 2)]
