@@ -89,7 +89,7 @@ class KnobPanel(VerticalScroll, can_focus=False):
         self.call_after_refresh(self._reveal, error)
 
     def _reveal(self, error: Static) -> None:
-        # Scrolling must not be waited for here: the screen that scrolls would wait for itself.
+        # The next plan may have removed it.
         if error.is_attached:
             self.scroll_to_widget(error, animate=False)
 

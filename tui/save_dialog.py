@@ -21,7 +21,6 @@ class SaveDialog(ModalScreen[str | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Back"),
-        Binding("enter", "save", "Save"),
         Binding("ctrl+o", "overwrite", "Overwrite", priority=True),
     ]
 
@@ -32,7 +31,7 @@ class SaveDialog(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         """The place, and what is wrong with it."""
         with Vertical(classes="dialog -short"):
-            yield Label(self._title, markup=False)
+            yield Label(f"{self._title}; Enter saves", markup=False)
             yield Input(self._place, compact=True)
             yield Static(classes="error")
         yield Footer()

@@ -32,8 +32,9 @@ class Terminal(NamedTuple):
     def start(self, *argv: str, size: tuple[int, int] = (80, 24)) -> None:
         """The program in a window of this size; the window stays when it ends."""
         program = shlex.join([sys.executable, "-m", "moeplan", *argv])
-        where = f"PYTHONPATH={shlex.quote(str(REPOSITORY))}"
-        line = f"cd {shlex.quote(str(self.folder))} && env {where} LC_ALL=C.UTF-8 {program}; echo ended with $?; cat"
+        # pytest's plugins set a size, which would overrule the terminal's own.
+        where = f"-u COLUMNS -u LINES PYTHONPATH={shlex.quote(str(REPOSITORY))} LC_ALL=C.UTF-8"
+        line = f"cd {shlex.quote(str(self.folder))} && env {where} {program}; echo ended with $?; cat"
         self.tmux("new-session", "-d", "-s", "test", "-x", str(size[0]), "-y", str(size[1]), line)
 
     def press(self, *keys: str) -> None:

@@ -22,6 +22,7 @@ def test_from_opening_to_a_saved_launch_file(terminal: Terminal) -> None:
     terminal.wait_for("Save 2 files into the folder")
     terminal.press("C-u")
     terminal.type("start")
+    terminal.wait_for(" start ")
     terminal.press("Enter")
     terminal.wait_for("2 files are in start")
     script = terminal.folder / "start" / "launch.sh"
@@ -32,6 +33,7 @@ def test_from_opening_to_a_saved_launch_file(terminal: Terminal) -> None:
     terminal.wait_for("Save 2 files into the folder")
     terminal.press("C-u")
     terminal.type("start")
+    terminal.wait_for(" start ")
     terminal.press("Enter")
     terminal.wait_for("is there already")
     terminal.press("Escape")
