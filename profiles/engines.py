@@ -115,7 +115,9 @@ class EngineFacts:
         """Kernels of that attention in that version; none where nothing is said about it."""
         found = self._found.get((attention, version))
         if found is None:
-            rows = [row for row in self._kernels if row["attention"] == attention and _holds(row, version_tuple(version))]
+            rows = [
+                row for row in self._kernels if row["attention"] == attention and _holds(row, version_tuple(version))
+            ]
             found = self._found[attention, version] = tuple(
                 KvKernel(row["dtype"], tuple(row["gpus"]), row.get("value", row["dtype"]), row.get("backend"))
                 for row in rows

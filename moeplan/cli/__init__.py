@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "recommend": "the least costly ways to meet a target: buy, rent or an API",
     "cost": "a plan's machine against the APIs of the same model",
     "verify": "a running deployment beside its plan: speed, errors, KV capacity, modes",
+    "tui": "all of this on screens: turn knobs, watch what fits, save launch files",
     "models": "the built-in models",
     "hardware": "the accelerators and CPU memory systems that are known",
     "schema": "the JSON Schemas of what --json prints",

@@ -56,5 +56,9 @@ def model_arguments(model_id: str, release: Release, facts: EngineFacts, version
     if release.publisher == "local":
         return [facts.flag("model", version), release.release]
     if release.status == "published":
-        return [facts.flag("repository", version), f"{release.release}:{release.quantization}", facts.flag("no_mmproj", version)]
+        return [
+            facts.flag("repository", version),
+            f"{release.release}:{release.quantization}",
+            facts.flag("no_mmproj", version),
+        ]
     return [facts.flag("model", version), f"{model_id}-{release.quantization}.gguf"]
