@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.accuracy_memory import memory_sections  # noqa: E402
 from benchmarks.accuracy_speed import sections  # noqa: E402
 from moeplan import estimate  # noqa: E402
 from planner.errors import BadRequest, Undetermined  # noqa: E402
@@ -101,48 +102,6 @@ def priced(row: dict[str, Any], **options: str | float) -> Candidate | Rejection
     return plan.candidates[0] if plan.candidates else plan.rejected[0]
 
 
-def memory_rows(key: str) -> Iterator[tuple[str, Row | str]]:
-    """Weights or KV budget of vLLM per GPU, GiB."""
-    for row in rows_of("memory.json"):
-        measured = row["measured"]
-        value = (
-            measured.get("weights_gib") or measured.get("weight_gib")
-            if key == "weights"
-            else measured.get("available_kv_cache_gib")
-        )
-        if value is None or row["engine"] != "vLLM" or value < 0:
-            continue
-        settings = row.get("settings", {})
-        utilization = row.get("gpu_memory_utilization") or settings.get("gpu_memory_utilization")
-        version = "".join(c for c in row["engine_version"].split("-")[0] if c.isdigit() or c == ".")
-        options: dict[str, str | float] = {"engine_version": version or "0.9"}
-        if utilization:
-            options["gpu_memory_utilization"] = str(utilization).split()[0]
-        if (
-            not row.get("n_gpu")
-            or row["engine_version"].startswith(("V0", "2025"))
-            or row.get("dtype_flag")
-            or row.get("quantization")
-        ):
-            continue
-        result = priced(row, context=row.get("max_model_len") or row.get("context") or 8192, **options)
-        layout = " ".join(f"{name}{ranks}" for name, ranks in row.get("parallel", {}).items())
-        case = f"{row['model'].split('/')[-1]}, {row['n_gpu']}x {row['gpu']}, {layout}, vLLM {row['engine_version']}"
-        if isinstance(result, str):
-            yield case, result
-            continue
-        memory, pool = result.memory, result.kv_cache
-        assert memory is not None and pool is not None
-        if key == "weights":
-            sizes = [device.weights_bytes / GIB for device in memory.devices]
-            yield case, Row(case, value, max(sizes), max(sizes), max(sizes))
-        else:
-            yield case, Row(
-                case, value, pool.budget_low_bytes_per_rank / GIB, pool.budget_bytes_per_rank / GIB,
-                pool.budget_high_bytes_per_rank / GIB,
-            )  # fmt: skip
-
-
 def table(title: str, unit: str, results: list[tuple[str, Row | str]]) -> list[str]:
     """One section of the document."""
     rows = [row for _, row in results if isinstance(row, Row)]
@@ -183,11 +142,11 @@ def main() -> None:
         "Written by `python benchmarks/accuracy.py` from `profiles/measured`. Predicted is low - expected - high.",
         "The constants of the model come from some of these rows (their source lines say which), so this is a check of",
         "the mechanism, not a blind test. Queueing rows depend on the load generator as much as on the machine.",
+        "Kernels measured on a machine and a real llama.cpp there: `accuracy-bench.md`.",
         "",
         "Checkpoints and files beside their published sizes: [accuracy-weights.md](accuracy-weights.md).",
         "",
-        *table("Weights per GPU, vLLM", "GiB", unique(memory_rows("weights"))),
-        *table("KV budget per GPU, vLLM", "GiB", unique(memory_rows("kv"))),
+        *memory_sections(),
         *sections(),
     ]
     path = ROOT / "docs" / "accuracy.md"

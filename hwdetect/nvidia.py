@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -18,7 +18,8 @@ from hwdetect.facts import BoolFact, Fact, IntFact, TextFact, known, printable
 from hwdetect.host_system import nvidia_on_bus
 from hwdetect.inventory import Gpu, GpuStatus, GpuStatusCode, MigDevice
 from hwdetect.nvidia_device import read_gpu
-from hwdetect.nvml_handle import Handle
+from hwdetect.nvidia_health import throttle_reasons
+from hwdetect.nvml_handle import Handle, NotGiven
 from hwdetect.visible_devices import Device, Visibility, visibility
 
 # WSL2 keeps the driver's libraries here, and a container may lack the linker's entry for it.
@@ -49,6 +50,43 @@ def scan(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) ->
         return Scan(GpuStatus(code=failure.code, detail=printable(failure.detail + _present(root))))
     try:
         return _scan(nvml, root, environment)
+    finally:
+        with contextlib.suppress(nvml.NVMLError):
+            nvml.nvmlShutdown()
+
+
+class ClockState(NamedTuple):
+    """What a GPU says of its speed at a moment; None and empty where it says nothing."""
+
+    sm_mhz: int | None
+    throttle: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def clocks(index: int = 0) -> Iterator[Callable[[], ClockState] | None]:
+    """Yields what reads the clock of a GPU and why it is held back, as often as asked; None where NVML is absent."""
+    try:
+        nvml = _binding()
+        _start(nvml)
+    except _Unavailable:
+        yield None
+        return
+    try:
+        handle = Handle(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+    except nvml.NVMLError:
+        nvml.nvmlShutdown()
+        yield None
+        return
+
+    def read() -> ClockState:
+        try:
+            clock: int | None = handle.ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM)
+        except NotGiven:
+            clock = None
+        return ClockState(clock, known(throttle_reasons(handle)) or ())
+
+    try:
+        yield read
     finally:
         with contextlib.suppress(nvml.NVMLError):
             nvml.nvmlShutdown()

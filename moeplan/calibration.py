@@ -10,12 +10,13 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -26,14 +27,21 @@ from moeplan.text_safe import printable
 from planner.compare import Row
 from planner.errors import BadRequest
 from planner.plan import Record
+from planner.verify_report import MeasuredLoad
 
 if TYPE_CHECKING:
-    from hwdetect.inventory import Inventory
+    from hwdetect.inventory import Inventory, Software
 
 CALIBRATION_SCHEMA: Final = "moeplan.calibration/1"
 MAX_FILE_BYTES: Final = 16 << 20
 MAX_STARTUPS: Final = 200
 """Start-ups kept for a machine; the oldest goes first."""
+MAX_LOADS: Final = 200
+"""Verified loads kept for a machine; the oldest goes first."""
+STALE_AFTER: Final = timedelta(days=90)
+PACKAGES: Final = {"ggml": "xllamacpp", "onnxruntime_cpu": "onnxruntime"}
+"""Whose version a provider's is, where it is installed beside this program."""
+_VERSION_OF: Final = r"(?:^|[ ,]){} ([0-9][^\s,()]*)"
 NONE: Final = "none"
 AUTO: Final = "auto"
 
@@ -63,6 +71,15 @@ class Calibration(Record):
     machine: str
     startups: tuple[Startup, ...] = ()
     kernels: tuple[MeasuredSeries, ...] = ()
+    loads: tuple[MeasuredLoad, ...] = ()
+
+
+class LoadedSeries(NamedTuple):
+    """The series of a calibration that are evidence, those that are not and why, and what else is to be said."""
+
+    kept: tuple[MeasuredSeries, ...]
+    refused: dict[MeasuredSeries, str]
+    remarks: tuple[str, ...]
 
 
 def fingerprint(inventory: Inventory) -> str:
@@ -110,6 +127,163 @@ def store(
 
     Raises ``BadRequest`` where the file is no calibration, is another machine's, or cannot be written.
     """
+
+    def with_startup(found: Calibration) -> Calibration:
+        kept = [one for one in found.startups if not _same(one, startup)]
+        return found.model_copy(update={"startups": (*kept, startup)[-MAX_STARTUPS:]})
+
+    _renew(path, with_startup, machine, description, generated_by, make_folder)
+
+
+def store_kernels(
+    path: Path,
+    series: Sequence[MeasuredSeries],
+    *,
+    machine: str,
+    description: str,
+    generated_by: str,
+    make_folder: bool = False,
+) -> None:
+    """Add measured kernels to a calibration: a new point replaces the old one, a new version all of the old.
+
+    Raises as ``store`` does.
+    """
+
+    def with_kernels(found: Calibration) -> Calibration:
+        kept = {_kernel_key(one): one for one in found.kernels}
+        for one in series:
+            old = kept.get(_kernel_key(one))
+            kept[_kernel_key(one)] = _joined(old, one) if old is not None else one
+        return found.model_copy(update={"kernels": tuple(kept.values())})
+
+    _renew(path, with_kernels, machine, description, generated_by, make_folder)
+
+
+def store_load(
+    path: Path, load: MeasuredLoad, *, machine: str, description: str, generated_by: str, make_folder: bool = False
+) -> None:
+    """Add what a served model did under load. Raises as ``store`` does."""
+
+    def with_load(found: Calibration) -> Calibration:
+        return found.model_copy(update={"loads": (*found.loads, load)[-MAX_LOADS:]})
+
+    _renew(path, with_load, machine, description, generated_by, make_folder)
+
+
+def load_kernels(
+    choice: str, inventory: Inventory, *, detected: bool = True
+) -> tuple[tuple[MeasuredSeries, ...], tuple[str, ...]]:
+    """The measured kernels of a machine, and for each that is refused the reason.
+
+    Refused is what is older than ``STALE_AFTER``, and what another version of a library measured than is installed
+    now. A file that is named for a machine that is only described is taken for one of that machine; it says what it is
+    of. Raises ``BadRequest`` for a file that was named and is none, or is of another machine than the one detected;
+    what lies in the data folder is refused with a note instead.
+    """
+    found = load_series(choice, inventory, detected=detected)
+    return found.kept, tuple(dict.fromkeys((*found.remarks, *found.refused.values())))
+
+
+def load_series(choice: str, inventory: Inventory, *, detected: bool = True) -> LoadedSeries:
+    """What ``load_kernels`` returns with the reason of each series by itself. Raises as it does."""
+    machine = fingerprint(inventory)
+    path = place_of(choice, machine)
+    try:
+        found = _read(path) if path is not None else None
+        if found is None:
+            if choice not in (AUTO, NONE):
+                raise BadRequest(f"--calibration {printable(choice)}: no such file")
+            return LoadedSeries((), {}, ())
+        if detected and found.fingerprint != machine:
+            raise BadRequest(f"--calibration {printable(str(path))}: it is of another machine, {found.machine[:80]}")
+    except (BadRequest, OSError) as error:
+        if choice != AUTO:
+            raise
+        return LoadedSeries((), {}, (f"not used: {error}",))
+    software = [one for node in inventory.nodes for one in node.software]
+    reasons = {series: _stale(series) or _renewed(series, software) for series in found.kernels}
+    return LoadedSeries(
+        tuple([series for series, reason in reasons.items() if reason is None]),
+        {series: reason for series, reason in reasons.items() if reason is not None},
+        () if detected else (f"kernels are used that were measured on {printable(found.machine[:200])}",),
+    )
+
+
+def _stale(series: MeasuredSeries) -> str | None:
+    """Why a series is no evidence any more."""
+    try:
+        age = datetime.now(UTC).date() - datetime.fromisoformat(series.date).date()
+    except ValueError:
+        return f"kernels of {printable(series.provider)} are not used: they have no date"
+    if age > STALE_AFTER:
+        return (
+            f"kernels of {printable(series.provider)} are not used: measured on {series.date}, more than "
+            f"{STALE_AFTER.days} days ago; moeplan bench renews them"
+        )
+    package = PACKAGES.get(series.provider)
+    if package is None:
+        return None
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        installed = f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return None
+    if package in series.version and installed not in series.version:
+        return (
+            f"kernels of {printable(series.provider)} are not used: measured with {printable(series.version)}, and "
+            f"{installed} is installed now; moeplan bench renews them"
+        )
+    return None
+
+
+def _renewed(series: MeasuredSeries, software: Sequence[Software]) -> str | None:
+    """Which package its interpreter has in another version now, as far as that interpreter was asked."""
+    if series.python is None:
+        return None
+    for one in software:
+        found = _VERSION_OF.format(re.escape(one.name))
+        measured = re.search(found, series.version)
+        installed = one.version.value if one.version is not None else None
+        if measured is None or installed is None or one.place is None:
+            continue
+        # What a package calls itself may lack the build that its metadata has, or the other way round.
+        is_same = measured[1].partition("+")[0] == installed.partition("+")[0]
+        if _environment(one.place) == _environment(series.python) and not is_same:
+            return (
+                f"kernels of {printable(series.provider)} are not used: measured with {printable(series.version)}, and "
+                f"{printable(series.python)} has {one.name} {installed} now; moeplan bench renews them"
+            )
+    return None
+
+
+def _environment(python: str) -> Path:
+    """The virtual environment of an interpreter, which has several names in it; else the interpreter itself."""
+    folder = Path(python).parent.resolve()
+    return folder.parent if (folder.parent / "pyvenv.cfg").is_file() else folder / Path(python).name
+
+
+def _kernel_key(one: MeasuredSeries) -> tuple[str, str, str, int | None, str]:
+    # A machine has several disks; another processor or GPU in its place replaces what was measured of the old one.
+    disk = one.device if one.series.startswith("disk_read/") else ""
+    return one.series, one.provider, one.routing, one.threads, disk
+
+
+def _joined(old: MeasuredSeries, new: MeasuredSeries) -> MeasuredSeries:
+    if (old.version, old.device) != (new.version, new.device):
+        return new
+    points = {(point.batch, point.context): point for point in (*old.points, *new.points)}
+    return new.model_copy(update={"points": tuple(points[key] for key in sorted(points))})
+
+
+def _renew(
+    path: Path,
+    change: Callable[[Calibration], Calibration],
+    machine: str,
+    description: str,
+    generated_by: str,
+    make_folder: bool,
+) -> None:
     try:
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,40 +293,25 @@ def store(
                 raise BadRequest(
                     f"--calibration {printable(str(path))}: it is of another machine, {found.machine[:80]}"
                 )
-            extra = dict(found.model_extra or {}) if found is not None else {}
-            kept = [one for one in (found.startups if found is not None else ()) if not _same(one, startup)]
-            renewed = Calibration.model_validate({
-                **extra, "schema": CALIBRATION_SCHEMA, "generated_by": generated_by, "fingerprint": machine,
-                "machine": description, "startups": [*kept, startup][-MAX_STARTUPS:],
-            })  # fmt: skip
+            start = found or Calibration(
+                schema=CALIBRATION_SCHEMA, generated_by=generated_by, fingerprint=machine, machine=description
+            )
+            renewed = change(start).model_copy(update={"generated_by": generated_by, "machine": description})
             write_whole(path, renewed.model_dump_json(indent=2, by_alias=True) + "\n", "--calibration")
     except OSError as error:
         raise BadRequest(f"--calibration {printable(str(path))}: {error.strerror or error}") from None
 
 
-def kernels_of(choice: str | None, inventory: Inventory, *, detected: bool) -> tuple[MeasuredSeries, ...]:
-    """Kernels that were measured on a machine, by what ``--calibration`` says; without it, those of this machine.
-
-    ``auto`` looks only for the machine in front of us: a described one was not measured. Raises ``BadRequest`` where a
-    file that was named does not exist, is no calibration, or is another machine's.
-    """
-    named = choice not in (None, AUTO, NONE)
-    if choice == NONE or not (named or detected):
-        return ()
-    machine = fingerprint(inventory)
-    path = place_of(choice or AUTO, machine)
-    found = _read(path) if path is not None else None
-    if found is None:
-        if named:
-            raise BadRequest(f"--calibration {printable(str(choice))}: no such file")
-        return ()
-    if detected and found.fingerprint != machine:
-        raise BadRequest(f"--calibration {printable(str(path))}: it is of another machine, {found.machine[:80]}")
-    return found.kernels
-
-
 def _same(one: Startup, other: Startup) -> bool:
     return (one.log_sha256, one.settings) == (other.log_sha256, other.settings)
+
+
+def read(path: Path) -> Calibration | None:
+    """A calibration; None where there is no such file. Raises ``BadRequest`` where it is none or cannot be read."""
+    try:
+        return _read(path)
+    except OSError as error:
+        raise BadRequest(f"--calibration {printable(str(path))}: {error.strerror or error}") from None
 
 
 def _read(path: Path) -> Calibration | None:

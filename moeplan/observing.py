@@ -296,7 +296,7 @@ def _settings(chosen: Options) -> dict[str, str | bool | list[str]]:
     settings: dict[str, str | bool | list[str]] = {}
     for name in chosen.__slots__:
         value = getattr(chosen, name)
-        if name not in ("model", "inventory") and value not in (None, False, ()):
+        if name not in ("model", "inventory", "calibration") and value not in (None, False, ()):
             settings[name] = list(value) if isinstance(value, tuple) else value
     return settings
 

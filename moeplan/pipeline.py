@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
 from moeplan.cli.progress import progress_bar
-from moeplan.hub import Progress, fetch_hub_model, is_hub_id
 from planner.assemble import make_plan
 from planner.build import build_request
 from planner.errors import BadRequest, Undetermined
 from planner.hardware import describe, machine_of
-from planner.memory_report import MemoryReport
 from planner.options import Options
 from planner.plan import Plan
 from planner.search import no_collection, search
@@ -27,6 +25,9 @@ from profiles.names import AmbiguousName, UnknownName
 
 if TYPE_CHECKING:
     from hwdetect.bench.measured import MeasuredSeries
+    from moeplan.hub import Progress
+    from planner.calibrate import ObservedStart
+    from planner.memory_report import MemoryReport
 
 GENERATED_BY = f"moeplan {__version__}"
 MAX_INVENTORY_BYTES = 1 << 30
@@ -52,6 +53,8 @@ def _read(text: str, progress: Progress | None) -> ModelSpec:
     try:
         return load_model(text)
     except UnknownName:
+        from moeplan.hub import fetch_hub_model, is_hub_id
+
         if not is_hub_id(text):
             raise
     if progress is not None or threading.current_thread() is not threading.main_thread():
@@ -70,8 +73,13 @@ def read_inventory(options: Options) -> tuple[Inventory, Source]:
     if options.describes_hardware:
         return describe(options), "flags"
     from hwdetect.detect import detect
+    from moeplan.calibration import AUTO
+    from moeplan.measured_rates import with_measured_rates
 
-    return detect(), "detected"
+    found = detect()
+    # What is stale is said once, of the kernels.
+    measured = with_measured_rates(found, options.calibration or AUTO).model_copy(update={"notes": found.notes})
+    return measured, "detected"
 
 
 def read_inventory_file(path: Path) -> Inventory:
@@ -96,12 +104,37 @@ def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Pla
     with no_collection():
         model = read_model(options.model)
         inventory, source = read_inventory(options)
-        kernels: tuple[MeasuredSeries, ...] = ()
-        if options.calibration is not None or source == "detected":
-            from moeplan.calibration import kernels_of
+        kernels, remarks = measured_kernels(options.calibration, inventory, source)
+        observed, notes = _observed(options, model, inventory, source)
+        return plan_on(
+            options, model, inventory, source,
+            exact=exact, progress=progress, kernels=kernels, observed=observed, notes=(*notes, *remarks),
+        )  # fmt: skip
 
-            kernels = kernels_of(options.calibration, inventory, detected=source == "detected")
-        return plan_on(options, model, inventory, source, exact=exact, progress=progress, kernels=kernels)
+
+def _observed(
+    options: Options, model: ModelSpec, inventory: Inventory, source: Source
+) -> tuple[tuple[ObservedStart, ...], tuple[str, ...]]:
+    """Start-ups that were observed on that hardware: none where it is only described, unless a file is named."""
+    if source == "flags" and options.calibration in (None, "auto", "none"):
+        return (), ()
+    from moeplan.calibrating import observed_starts
+
+    return observed_starts(options, model, inventory, source)
+
+
+def measured_kernels(
+    choice: str | None, inventory: Inventory, source: Source
+) -> tuple[tuple[MeasuredSeries, ...], tuple[str, ...]]:
+    """Kernels of the calibration that ``--calibration`` means, and what is to be said of it.
+
+    Without a choice only the machine in front of us has one. Raises ``BadRequest`` for a file that was named.
+    """
+    if choice == "none" or (choice in (None, "auto") and source != "detected"):
+        return (), ()
+    from moeplan.calibration import load_kernels
+
+    return load_kernels(choice or "auto", inventory, detected=source == "detected")
 
 
 def plan_on(
@@ -113,6 +146,8 @@ def plan_on(
     exact: bool = False,
     progress: Progress | None = None,
     kernels: tuple[MeasuredSeries, ...] = (),
+    observed: tuple[ObservedStart, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> Plan:
     """The plan of a model and hardware that have been read: no file, no machine, the same answer anywhere.
 
@@ -120,9 +155,11 @@ def plan_on(
     """
     with no_collection():
         machine = machine_of(inventory, source)
-        request = build_request(options, model, machine, exact=exact)
-        if kernels:
-            request = replace(request, kernels=kernels)
+        if notes:
+            machine = machine._replace(notes=(*machine.notes, *notes))
+        request = build_request(options, model, machine, exact=exact, kernels=kernels)
+        if observed:
+            request = replace(request, observed=observed)
         if not exact and len(machine.nodes) > 1:
             from planner.fleet import is_fleet, plan_fleet
 
@@ -141,3 +178,10 @@ def run_memory(options: Options, *, claims: bool) -> MemoryReport:
     from planner.calculator import memory_report
 
     return memory_report(options, read_model(options.model), GENERATED_BY, claims=claims)
+
+
+def with_quality(model: str, report: MemoryReport) -> MemoryReport:
+    """The report with what the model's quantizations cost in quality."""
+    from planner.quality import quality_view
+
+    return report.model_copy(update={"quality": quality_view(read_model(model))})

@@ -4,38 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from formulas.kv_cache import KV_DTYPES
-from planner.engines import ENGINE_NAMES
+from formulas.units import GIB
+from planner.engines import NAMED_ENGINES
 from planner.engines.base import divisors
 from planner.errors import BadRequest
 from planner.machine import Machine
 from planner.options import Options
 from planner.quantities import parse_count, parse_duration, parse_fraction, parse_tokens, shown
 from planner.request import OBJECTIVES, Bounds, Demand, Narrow, PricedRelease, Request, Settings, Traffic
+from planner.routing import ROUTINGS
+from profiles.drafters import Drafter, find_drafter
 from profiles.engines import UnknownVersion, version_tuple
-from profiles.library import find_releases
+from profiles.library import find_releases, quality_of
 from profiles.mixtures import UnknownMixture, release_tensors
 from profiles.model import ModelSpec, Release
 from profiles.names import UnknownName
 from profiles.workloads import DEFAULT_WORKLOAD, load_workload
 
+if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredSeries
+
 KV_SYNONYMS: Final = {"auto": "bf16", "fp16": "f16", "fp8_e4m3": "fp8", "bfloat16": "bf16", "float16": "f16"}
 MAX_RANKS: Final = 4096
+ENCODER_MODES: Final = ("data", "weights")
+LORA_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks that vLLM 0.33.0 ``vllm/config/lora.py`` admits as the largest."""
 
 
-def build_request(options: Options, model: ModelSpec, machine: Machine, *, exact: bool) -> Request:
-    """The parsed request. Raises ``BadRequest`` with one line."""
+def build_request(
+    options: Options,
+    model: ModelSpec,
+    machine: Machine,
+    *,
+    exact: bool,
+    kernels: tuple[MeasuredSeries, ...] = (),
+) -> Request:
+    """The parsed request; ``kernels`` were measured on this very machine. Raises ``BadRequest`` with one line."""
     narrow = _narrow(options)
     settings = _settings(options)
     releases = _releases(options, model, narrow.engine, exact=exact)
     if exact and narrow.engine is None:
         narrow = replace(narrow, engine=_natural_engine(releases))
+    _vllm_only(options, narrow.engine)
+    drafter = _drafter(options, model, narrow.engine)
+    if drafter is not None:
+        settings = replace(settings, draft_tokens=settings.draft_tokens or drafter.tokens)
     demand, given = _demand(options, model, narrow.engine, exact=exact)
     if narrow.engine != "llama.cpp" and narrow.tp is not None and model.heads % narrow.tp:
         allowed = ", ".join(str(ways) for ways in divisors(model.heads))
         raise BadRequest(f"--tp: {narrow.tp} does not divide the {model.heads} attention heads; {allowed} are allowed")
+    bounds = _bounds(options)
+    _one_suite(bounds, model, releases)
     return Request(
         model=model,
         machine=machine,
@@ -43,11 +65,13 @@ def build_request(options: Options, model: ModelSpec, machine: Machine, *, exact
         releases=releases,
         settings=settings,
         narrow=narrow,
-        bounds=_bounds(options),
+        bounds=bounds,
         objective=_choice(options.objective, "--objective", OBJECTIVES, "balanced"),  # type: ignore[arg-type]
         top=parse_count(options.top, "--top", high=1000) if options.top is not None else 5,
         exact=exact,
         workload_given=given,
+        kernels=kernels,
+        drafter=drafter,
         traffic=_traffic(options),
     )
 
@@ -93,7 +117,7 @@ def _narrow(options: Options) -> Narrow:
     def rank(text: str | None, flag: str) -> int | None:
         return parse_count(text, flag, high=MAX_RANKS) if text is not None else None
 
-    engine = _choice(options.engine, "--engine", ENGINE_NAMES, "") or None
+    engine = _choice(options.engine, "--engine", NAMED_ENGINES, "") or None
     if options.engine_version is not None:
         if engine is None:
             raise BadRequest("--engine-version needs --engine")
@@ -132,6 +156,11 @@ def _settings(options: Options) -> Settings:
     if options.flash_attention is not None:
         flash = _choice(options.flash_attention, "--flash-attention", ("on", "off"), "on") == "on"
     utilization = options.gpu_memory_utilization
+    slots = parse_count(options.max_loras, "--max-loras", high=1024) if options.max_loras is not None else 0
+    if options.max_lora_rank is not None and not slots:
+        raise BadRequest("--max-lora-rank needs --max-loras")
+    if options.text_only and options.mm_encoder_tp_mode is not None:
+        raise BadRequest("--text-only leaves out the vision tower that --mm-encoder-tp-mode is about")
     return Settings(
         utilization=parse_fraction(utilization, "--gpu-memory-utilization") if utilization is not None else None,
         max_num_batched_tokens=count(options.max_num_batched_tokens, "--max-num-batched-tokens"),
@@ -148,8 +177,72 @@ def _settings(options: Options) -> Settings:
         if options.n_cpu_moe is not None
         else None,
         enforce_eager=options.enforce_eager,
+        vision_sharded=options.mm_encoder_tp_mode is not None
+        and _choice(options.mm_encoder_tp_mode, "--mm-encoder-tp-mode", ENCODER_MODES, "data") == "weights",
+        max_loras=slots,
+        max_lora_rank=_lora_rank(options) if slots else 0,
+        cpu_offload_bytes=round(_gibibytes(options.cpu_offload_gb, "--cpu-offload-gb") * GIB)
+        if options.cpu_offload_gb is not None
+        else 0,
+        draft_tokens=parse_count(options.speculative_tokens, "--speculative-tokens", high=64)
+        if options.speculative_tokens is not None
+        else 0,
         accept_length=_number(options.accept_length, "--accept-length", "a number of tokens from 1 to 64", 1.0, 64.0),
     )
+
+
+def _lora_rank(options: Options) -> int:
+    rank = parse_count(options.max_lora_rank, "--max-lora-rank", high=512) if options.max_lora_rank is not None else 16
+    if rank not in LORA_RANKS:
+        allowed = ", ".join(str(one) for one in LORA_RANKS)
+        raise BadRequest(f"--max-lora-rank: {rank} is not allowed; {allowed} are")
+    return rank
+
+
+def _gibibytes(text: str, flag: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise BadRequest(f"{flag}: {shown(text)} is not a number of GiB")
+    return value
+
+
+def _vllm_only(options: Options, engine: str | None) -> None:
+    """Raises ``BadRequest`` for a vLLM setting where another engine is asked for: its memory there is not known."""
+    if engine in (None, "vllm"):
+        return
+    for flag, value in (
+        ("--mm-encoder-tp-mode", options.mm_encoder_tp_mode),
+        ("--max-loras", options.max_loras),
+        ("--max-lora-rank", options.max_lora_rank),
+        ("--cpu-offload-gb", options.cpu_offload_gb),
+    ):
+        if value is not None:
+            raise BadRequest(f"{flag} is a setting of vLLM, not of {engine}")
+
+
+def _drafter(options: Options, model: ModelSpec, engine: str | None) -> Drafter | None:
+    """The drafter of ``--speculative``. Raises ``BadRequest`` where the model has none of that method."""
+    if options.speculative is None:
+        for flag, value in (
+            ("--speculative-tokens", options.speculative_tokens),
+            ("--accept-length", options.accept_length),
+        ):
+            if value is not None:
+                raise BadRequest(f"{flag} needs --speculative")
+        return None
+    if engine not in (None, "vllm", "sglang"):
+        raise BadRequest(f"--speculative is planned for vLLM and SGLang, not for {engine}")
+    has_mtp = any(group.tensor_class == "mtp" for group in model.tensors)
+    try:
+        return find_drafter(model.id, options.speculative.strip().lower(), has_mtp=has_mtp)
+    except UnknownName as error:
+        known = ", ".join(error.candidates) or "none"
+        raise BadRequest(
+            f"--speculative: {shown(options.speculative)} is no drafter known for {model.id}; known are {known}"
+        ) from None
 
 
 def _demand(options: Options, model: ModelSpec, engine: str | None, *, exact: bool) -> tuple[Demand, bool]:
@@ -206,6 +299,7 @@ def _demand(options: Options, model: ModelSpec, engine: str | None, *, exact: bo
             if options.images is not None
             else base.images,
             prefix_cache_hit_rate=base.prefix_cache_hit_rate or 0.0,
+            routing=_choice(options.routing, "--routing", ROUTINGS, "uniform"),  # type: ignore[arg-type]
         ),
         not exact,
     )
@@ -232,6 +326,19 @@ def _bounds(options: Options) -> Bounds:
         max_kld=number(options.max_kld, "--max-kld"),
         quality_suite=options.quality_suite,
     )
+
+
+def _one_suite(bounds: Bounds, model: ModelSpec, releases: Iterable[PricedRelease]) -> None:
+    """Values of different suites cannot be compared. Raises ``BadRequest`` where the text names several."""
+    if bounds.quality_suite is None:
+        return
+    wanted = bounds.quality_suite.casefold()
+    losses = [loss for one in releases for loss in quality_of(model.id, one.release)]
+    suites = sorted(
+        {loss.suite for loss in losses if "kl" in loss.metric.casefold() and wanted in loss.suite.casefold()}
+    )
+    if len(suites) > 1 and wanted not in [suite.casefold() for suite in suites]:
+        raise BadRequest(f"--quality-suite: {shown(bounds.quality_suite)} names several; {', '.join(suites)} are known")
 
 
 def _releases(options: Options, model: ModelSpec, engine: str | None, *, exact: bool) -> tuple[PricedRelease, ...]:

@@ -30,6 +30,7 @@ class Options:
     input_tokens: str | None = None
     output_tokens: str | None = None
     images: str | None = None
+    routing: str | None = None
     workload: str | None = None
     ttft: str | None = None
     tpot: str | None = None
@@ -61,6 +62,12 @@ class Options:
     flash_attention: str | None = None
     n_cpu_moe: str | None = None
     enforce_eager: bool = False
+    mm_encoder_tp_mode: str | None = None
+    max_loras: str | None = None
+    max_lora_rank: str | None = None
+    cpu_offload_gb: str | None = None
+    speculative: str | None = None
+    speculative_tokens: str | None = None
     calibration: str | None = None
     simulate: bool = False
     arrival_rate: str | None = None

@@ -7,7 +7,7 @@ from math import ceil
 from formulas.units import GB, GIB
 from planner.engines import load_engine_model
 from planner.engines.base import Config, Priced, powers_of_two
-from planner.engines.data_center import refused_layout
+from planner.engines.constraints import refused_layout
 from planner.ledger import Device
 from planner.request import PricedRelease, Request
 from planner.search import Missed
@@ -89,7 +89,7 @@ def fewest_stages(request: Request, release: PricedRelease, config: Config) -> P
         nodes = tuple(range(-(-tp * pp // per_node)))
         group = config.group._replace(nodes=nodes)
         wider = alone._replace(group=group, tp=tp, pp=pp)
-        if refused_layout(request, release, wider) is not None:
+        if refused_layout(request, release, wider, engine.facts) is not None:
             continue
         priced = engine.price(request, release, wider)
         if priced.verdict != "no":

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from planner.machine import Machine
+from profiles.drafters import Drafter
 from profiles.mixtures import ReleaseTensors
 from profiles.model import ModelSpec, Release
 
 if TYPE_CHECKING:
     from hwdetect.bench.measured import MeasuredSeries
+    from planner.calibrate import ObservedStart
 
 Objective = Literal["balanced", "throughput", "latency", "context", "cost", "quality"]
 OBJECTIVES: Final = ("balanced", "throughput", "latency", "context", "cost", "quality")
@@ -18,7 +20,10 @@ OBJECTIVES: Final = ("balanced", "throughput", "latency", "context", "cost", "qu
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What has to be served. Lengths are tokens; ``prefix_cache_hit_rate`` is the share of input found in cache."""
+    """What has to be served. Lengths are tokens; ``prefix_cache_hit_rate`` is the share of input found in cache.
+
+    ``routing`` is how its tokens choose experts.
+    """
 
     name: str
     context: int
@@ -27,6 +32,7 @@ class Demand:
     output_tokens: int
     images: int = 0
     prefix_cache_hit_rate: float = 0.0
+    routing: Literal["uniform", "power_law"] = "uniform"
 
     def required_tokens(self, replicas: int = 1, block: int = 1) -> int:
         """KV tokens one of ``replicas`` must hold: one whole context, and its share of the requests.
@@ -55,6 +61,10 @@ class Settings:
     flash_attention: bool | None = None
     n_cpu_moe: int | None = None
     enforce_eager: bool = False
+    vision_sharded: bool = False
+    max_loras: int = 0
+    max_lora_rank: int = 0
+    cpu_offload_bytes: int = 0
     draft_tokens: int = 0
     accept_length: float | None = None
 
@@ -107,6 +117,10 @@ class PricedRelease:
     tensors: ReleaseTensors
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
+    def afresh(self) -> PricedRelease:
+        """The same release for another machine or demand, which what is kept in ``memo`` depends on."""
+        return PricedRelease(self.release, self.tensors)
+
     @property
     def expert_format(self) -> str:
         """Storage format of the routed experts' gate projection, or of the dense one where there are no experts."""
@@ -135,5 +149,7 @@ class Request:
     top: int = 5
     exact: bool = False
     workload_given: bool = True
+    drafter: Drafter | None = None
+    observed: tuple[ObservedStart, ...] = ()
     kernels: tuple[MeasuredSeries, ...] = ()
     traffic: Traffic | None = None

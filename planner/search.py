@@ -11,7 +11,7 @@ from typing import NamedTuple
 from formulas.units import GIB
 from planner.cost import cheapest_rent
 from planner.engines import ENGINE_NAMES, load_engine_model
-from planner.engines.base import Config, Engine, Priced, Refusal
+from planner.engines.base import Config, Engine, Priced, Refusal, placed_gpus
 from planner.ledger import shortest
 from planner.request import PricedRelease, Request
 from planner.speed import Speed, speed_of
@@ -132,7 +132,7 @@ def _consider(
 
 def _tries(request: Request, engine: Engine, release: PricedRelease, config: Config) -> Iterator[Priced]:
     """The configuration, and when it misses narrowly, once more with tighter settings."""
-    priced = engine.price(request, release, config)
+    priced = _price(request, engine, release, config)
     if priced.verdict == "fits" or request.exact or config.utilization != 0.0:
         yield priced
         return
@@ -140,13 +140,22 @@ def _tries(request: Request, engine: Engine, release: PricedRelease, config: Con
     if engine.name != "vllm" or worst.free_low < -SQUEEZABLE_SHORTAGE * worst.capacity:
         yield priced
         return
-    tighter = engine.price(
-        request, release,
+    tighter = _price(
+        request, engine, release,
         config._replace(
             utilization=SQUEEZED_UTILIZATION, batched_tokens=min(config.batched_tokens, 4096), squeezed=True
         ),
     )  # fmt: skip
     yield max((priced, tighter), key=_likelihood)
+
+
+def _price(request: Request, engine: Engine, release: PricedRelease, config: Config) -> Priced:
+    priced = engine.price(request, release, config)
+    if not request.observed:
+        return priced
+    from planner.calibrate import calibrated
+
+    return calibrated(request, release, priced)
 
 
 def _likelihood(priced: Priced) -> tuple[int, int]:
@@ -264,7 +273,7 @@ def _dollars(request: Request, found: Found) -> float:
     if config.group is None:
         return 0.0
     if config.placement:
-        keys = [gpu.key for gpu in request.machine.nodes[config.group.nodes[0]].gpus[: len(config.placement)]]
+        keys = [gpu.key for gpu in placed_gpus(request.machine.nodes[config.group.nodes[0]], config)]
     else:
         keys = [config.group.gpu.key] * config.world
     dollars = 0.0

@@ -31,6 +31,9 @@ VOCABULARY: Final[frozenset[Role]] = frozenset(("embedding", "lm_head"))
 """Divided by vocabulary, padded to a multiple of 64 per rank set."""
 EXPERT_ROWS: Final[frozenset[Role]] = frozenset(("expert_gate", "expert_up", "expert_bias"))
 EXPERT_COLUMNS: Final[frozenset[Role]] = frozenset(("expert_down",))
+MXFP4_BLOCK: Final = 32
+SWIZZLED_ROWS: Final = 256
+"""Rows that Triton's MXFP4 scale layout on Hopper takes together (triton_kernels hopper_scale.py, 8 warps)."""
 VISION_ROLES: Final[frozenset[Role]] = frozenset(("vision_column", "vision_row", "vision_other", "projector"))
 
 
@@ -76,6 +79,41 @@ class ShardTable(NamedTuple):
         return self.cumulative[stop] - self.cumulative[first]
 
 
+class ExpertPadding(NamedTuple):
+    """How a kernel widens MXFP4 experts: both matrix dimensions to multiples, on one rank.
+
+    ``scales_twice``: loading keeps the checkpoint's scales beside the kernel's own copy of them, whose rows are padded
+    to ``SWIZZLED_ROWS``. ``wide_bias``: biases are kept in fp32.
+    """
+
+    hidden: int = 1
+    width: int = 1
+    scales_twice: bool = False
+    wide_bias: bool = False
+
+    def bytes_of(self, group: TensorGroup, shape: tuple[int, ...]) -> int:
+        """Bytes of one shard of this shape as the kernel keeps it.
+
+        >>> ExpertPadding(256, 128).bytes_of(TensorGroup("", (2880, 2880), "expert_down", "routed_experts", "mxfp4"),
+        ...                                  (2880, 2880))
+        4804608
+        """
+        if len(shape) == 1:
+            return tensor_bytes(storage_format("f32" if self.wide_bias else group.format), shape)
+        rows, columns = (self.hidden, self.width) if group.role in EXPERT_COLUMNS else (self.width, self.hidden)
+        padded = (_up(shape[-2], rows), _up(shape[-1], columns))
+        size = tensor_bytes(storage_format(group.format), (*shape[:-2], *padded))
+        if self.scales_twice:
+            # Gate and up are one matrix to the kernel, so each counts with half of the padding.
+            step = SWIZZLED_ROWS if group.role in EXPERT_COLUMNS else SWIZZLED_ROWS // 2
+            size += _up(padded[0], step) * -(-padded[1] // MXFP4_BLOCK)
+        return size
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
 def padded_vocabulary(vocab: int, tp: int, multiple: int = 64) -> int:
     """Rows of the vocabulary on one rank after padding."""
     padded = -(-vocab // multiple) * multiple
@@ -111,11 +149,13 @@ def build_shards(
     vision_sharded: bool,
     scale: float = 1.0,
     vocabulary_padding: int = 64,
+    padding: ExpertPadding | None = None,
 ) -> ShardTable:
     """The shard table of one release on one rank of ``tp``.
 
     Routed experts are divided by ``expert_tp`` within a matrix and, whole, over ``expert_ranks`` ranks; the rank with
     the most experts is priced. ``scale`` corrects a list whose mixture is only assumed (see ``release_tensors``).
+    ``padding`` widens experts stored as MXFP4 as the engine's kernel needs them.
     """
     kv_heads = max((group.n_kv_heads for group in model.kv_groups), default=0)
     # Groups of the same layers are summed before they are spread over those layers: a model has few such sets.
@@ -131,7 +171,10 @@ def build_shards(
             continue
         is_expert = role in EXPERT_ROWS or role in EXPERT_COLUMNS
         shape = shard_shape(group, expert_tp if is_expert else tp, kv_heads, vocabulary_padding)
-        each = tensor_bytes(storage_format(group.format), shape)
+        if padding is not None and is_expert:
+            each = padding.bytes_of(group, shape)
+        else:
+            each = tensor_bytes(storage_format(group.format), shape)
         if scale != 1.0:
             each = round(each * scale)
         if group.tensor_class == "mtp":
@@ -182,18 +225,22 @@ def _spread(sums: dict[tuple[int, ...], list[int]], layers: int, expert_ranks: i
 
 
 @lru_cache(maxsize=1024)
-def stage_layers(layers: int, pp: int) -> tuple[tuple[int, int], ...]:
-    """First and stop layer of each pipeline stage, as vLLM and SGLang divide them.
+def stage_layers(layers: int, pp: int, *, rest_last: bool = False) -> tuple[tuple[int, int], ...]:
+    """First and stop layer of each pipeline stage, as vLLM divides them, and with ``rest_last`` as SGLang does.
 
-    What does not divide goes to the stages before the last, from the back, since the last also holds the head.
-    Source: vLLM 0.33.0 ``distributed/utils.py`` ``get_pp_indices``.
+    What does not divide goes to the stages before the last, from the back, since the last also holds the head;
+    with ``rest_last`` to the last stages. Source: ``get_pp_indices`` in ``distributed/utils.py`` of vLLM 0.11.0,
+    0.19.0, 0.33.0 and of SGLang 0.5.6, 0.5.23, sglang-kt 0.7.2.
 
     >>> stage_layers(61, 2), stage_layers(61, 4)
     (((0, 31), (31, 61)), ((0, 15), (15, 30), (30, 46), (46, 61)))
+    >>> stage_layers(61, 2, rest_last=True), stage_layers(61, 4, rest_last=True)
+    (((0, 30), (30, 61)), ((0, 15), (15, 30), (30, 45), (45, 61)))
     """
     share, rest = divmod(layers, pp)
     sizes = [share] * pp
-    for back in range(2, rest + 2):
+    skipped = 1 if rest_last else 2
+    for back in range(skipped, rest + skipped):
         sizes[-back] += 1
     stops = list(accumulate(sizes))
     return tuple([(stop - size, stop) for stop, size in zip(stops, sizes, strict=True)])

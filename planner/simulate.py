@@ -28,7 +28,9 @@ WARM_UP: Final = 0.1
 ROUNDS: Final = 12
 """Requests simulated of every one that runs at a time, so that start and end weigh little."""
 MIN_REQUESTS: Final = 200
-MAX_REQUESTS: Final = 20_000
+MAX_REQUESTS: Final = 6_000
+EVENTS_OF_A_REQUEST: Final = 64
+"""Steps of very long prompts and answers are taken together, so that a request has about so many events."""
 MAX_RATIO: Final = 8.0
 """Lengths are cut to this many times their mean."""
 
@@ -151,6 +153,7 @@ class _Simulation:
         self.lanes = [Replica(pool, slots) for _ in range(lanes)]
         self.together = lanes > 1 and config.expert_group > 1
         self.steps = Steps(request, release, priced)
+        self.most_rounds = max(CONTEXT_STEP, request.demand.output_tokens // EVENTS_OF_A_REQUEST)
         self.overhead = fact("request_overhead_s").value
         count = min(traffic.requests or max(MIN_REQUESTS, ROUNDS * self.users), MAX_REQUESTS)
         random = Random(traffic.seed)
@@ -260,15 +263,15 @@ class _Simulation:
         context = sum([job.prompt + job.made for job in lane.running]) / batch if batch else 0.0
         if lane.filling:
             job = lane.filling[0]
-            room = self.steps.chunk - (batch if self.steps.mixes else 0)
-            chunk = max(1.0, min(job.fresh, room))
+            chunk = self._chunk(lane)
             prompt = self.steps.prefill_s(chunk, job.cached)
-            return (max(prompt, self.steps.decode_s(batch, context)) if self.steps.mixes else prompt), 1
+            rounds = max(1, int(min(job.fresh, job.prompt / EVENTS_OF_A_REQUEST) / chunk))
+            return (max(prompt, self.steps.decode_s(batch, context)) if self.steps.mixes else prompt), rounds
         if not batch:
             return 0.0, 1
         seconds = self.steps.decode_s(batch, context)
         rounds = min([ceil((job.output - job.made) / self.steps.yields) for job in lane.running])
-        rounds = min(rounds, max(1, int(lane.room / (batch * self.steps.yields))), CONTEXT_STEP)
+        rounds = min(rounds, max(1, int(lane.room / (batch * self.steps.yields))), self.most_rounds)
         if until < inf and seconds > 0:
             rounds = min(rounds, max(1, ceil(until / seconds)))
         return seconds, max(rounds, 1)
@@ -282,16 +285,20 @@ class _Simulation:
         prompts = bool(lane.filling)
         decoding = list(lane.running)
         if prompts:
-            self._fill(lane, end)
+            self._fill(lane, end, rounds)
         if decoding and (not prompts or self.steps.mixes):
             self._decode(lane, decoding, end, rounds)
 
-    def _fill(self, lane: Replica, end: float) -> None:
-        job = lane.filling[0]
+    def _chunk(self, lane: Replica) -> float:
+        """Tokens of the first prompt that one step takes."""
         room = self.steps.chunk - (len(lane.running) if self.steps.mixes else 0)
-        chunk = max(1.0, min(job.fresh, room))
-        job.fresh -= chunk
-        job.cached += chunk
+        return max(1.0, min(lane.filling[0].fresh, room))
+
+    def _fill(self, lane: Replica, end: float, rounds: int) -> None:
+        job = lane.filling[0]
+        done = min(job.fresh, self._chunk(lane) * rounds)
+        job.fresh -= done
+        job.cached += done
         if job.fresh > 0:
             return
         lane.filling.popleft()

@@ -2,6 +2,8 @@
 
 A fact file ``profiles/engines/<engine>.toml`` holds ``[[fact]]`` tables (``key``, ``value``, optional ``low``,
 ``high``, ``since``, ``until``, ``source``) and ``[[flag]]`` tables (``key``, ``flag``, ``since``, ``until``).
+``[[kv_kernel]]`` tables say which GPUs have a kernel for a KV dtype of an ``attention``, where an engine chooses:
+``gpus`` are major compute capabilities of CUDA and vendors, ``value`` is how the engine calls the dtype.
 """
 
 from __future__ import annotations
@@ -26,6 +28,15 @@ class Fact(NamedTuple):
     low: float
     high: float
     source: str
+
+
+class KvKernel(NamedTuple):
+    """A KV dtype with the GPUs that read it, its name for the engine, and the back end to ask for, if one must be."""
+
+    dtype: str
+    gpus: tuple[str, ...]
+    value: str
+    backend: str | None
 
 
 class UnknownVersion(ValueError):
@@ -59,7 +70,9 @@ class EngineFacts:
             self._facts.setdefault(row["key"], []).append(row)
         for row in table.get("flag", []):
             self._flags.setdefault(row["key"], []).append(row)
+        self._kernels: list[dict[str, Any]] = table.get("kv_kernel", [])
         self._known: dict[tuple[str, str], Fact] = {}
+        self._found: dict[tuple[str, str], tuple[KvKernel, ...]] = {}
 
     def at(self, key: str, version: str) -> Fact:
         """The fact ``key`` in that version. Raises ``MissingFact``."""
@@ -72,6 +85,16 @@ class EngineFacts:
             known = Fact(value, float(row.get("low", value)), float(row.get("high", value)), row["source"])
             self._known[key, version] = known
         return known
+
+    def since(self, key: str) -> str | None:
+        """The version from which there is a fact of this key; None where there is none, or where it always held."""
+        starts = [str(row.get("since", "0")) for row in self._facts.get(key, [])]
+        first = min(starts, key=version_tuple, default="0")
+        return None if first == "0" else first
+
+    def has_fact(self, key: str, version: str) -> bool:
+        """Whether there is a fact of this key in that version."""
+        return _valid(self._facts.get(key, []), version) is not None
 
     def flag(self, key: str, version: str) -> str:
         """The spelling of a flag in that version. Raises ``MissingFact`` when the version does not have it."""
@@ -87,6 +110,19 @@ class EngineFacts:
     def flags(self) -> dict[str, list[dict[str, Any]]]:
         """Every flag's rows by key: spelling, versions, source."""
         return self._flags
+
+    def kv_kernels(self, attention: str, version: str) -> tuple[KvKernel, ...]:
+        """Kernels of that attention in that version; none where nothing is said about it."""
+        found = self._found.get((attention, version))
+        if found is None:
+            rows = [
+                row for row in self._kernels if row["attention"] == attention and _holds(row, version_tuple(version))
+            ]
+            found = self._found[attention, version] = tuple(
+                KvKernel(row["dtype"], tuple(row["gpus"]), row.get("value", row["dtype"]), row.get("backend"))
+                for row in rows
+            )
+        return found
 
     def parser(self, kind: str, name: str, version: str) -> str | None:
         """What the version calls the ``tool`` or ``reasoning`` parser that vLLM calls ``name``.
@@ -106,20 +142,26 @@ class EngineFacts:
 
 def _valid(rows: list[dict[str, Any]], version: str) -> dict[str, Any] | None:
     number = version_tuple(version)
-    row: dict[str, Any]
-    for row in reversed(rows):
-        since: str = row.get("since", "0")
-        until: str | None = row.get("until")
-        if number >= version_tuple(since) and (until is None or number < version_tuple(until)):
-            return row
-    return None
+    return next((row for row in reversed(rows) if _holds(row, number)), None)
+
+
+def _holds(row: dict[str, Any], number: tuple[int, ...]) -> bool:
+    since: str = row.get("since", "0")
+    until: str | None = row.get("until")
+    return number >= version_tuple(since) and (until is None or number < version_tuple(until))
 
 
 @cache
 def load_engine(name: str) -> EngineFacts:
     """The facts of an engine by name. Raises ``FileNotFoundError`` for an unknown one."""
+    return EngineFacts(name, engine_table(name))
+
+
+@cache
+def engine_table(name: str) -> dict[str, Any]:
+    """The fact file of an engine as it is written. Raises ``FileNotFoundError`` for an unknown one."""
     with (_FOLDER / f"{name}.toml").open("rb") as file:
-        return EngineFacts(name, tomllib.load(file))
+        return tomllib.load(file)
 
 
 def engine_names() -> tuple[str, ...]:

@@ -101,12 +101,11 @@ _ARGUMENTS: Final = {
     "max_num_seqs": "max_num_seqs",
 }
 _COUNT: Final = re.compile(r"[0-9]{1,12}")
+_AMOUNT: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 _KV_DTYPE_AS_WEIGHTS: Final = ("auto", "bfloat16", "float16", "half")
 _UNPRICED: Final = (
     "speculative_config",
     "speculative_model",
-    "enable_lora",
-    "cpu_offload_gb",
     "kv_cache_memory_bytes",
     "kv_cache_memory",
     "num_gpu_blocks_override",
@@ -212,10 +211,24 @@ class VllmReader:
             self._settings["enforce_eager"] = True
         if argument(line, "language_model_only") == "True" or _without_images(line):
             self._settings["text_only"] = True
+        self._placements(line)
         self._uses_experts_in_parallel |= argument(line, "enable_expert_parallel") == "True"
         if listed:
             names = (name for name in _UNPRICED if _is_given(line, name))
             self._unpriced.update(dict.fromkeys(names))
+
+    def _placements(self, line: str) -> None:
+        """LoRA slots, offloaded weights and how the vision tower is divided."""
+        if argument(line, "enable_lora") == "True":
+            for name, default in (("max_loras", "1"), ("max_lora_rank", "16")):
+                value = argument(line, name)
+                self._settings[name] = value if value is not None and _COUNT.fullmatch(value) else default
+        offload = argument(line, "cpu_offload_gb")
+        if offload is not None and _AMOUNT.fullmatch(offload) and float(offload):
+            self._settings["cpu_offload_gb"] = offload
+        mode = argument(line, "mm_encoder_tp_mode")
+        if mode in ("data", "weights") and "text_only" not in self._settings:
+            self._settings["mm_encoder_tp_mode"] = mode
 
     def _defaults(self, line: str) -> None:
         for pattern, setting in (

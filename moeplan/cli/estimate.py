@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from moeplan.cli.arguments import (
+    ACCEPT_LENGTH,
     CALIBRATION,
     CONCURRENCY,
     CONTEXT,
@@ -15,7 +16,10 @@ from moeplan.cli.arguments import (
     OUTPUT_TOKENS,
     PARALLEL,
     QUANT,
+    ROUTING,
     SIMULATION,
+    SPECULATIVE,
+    SPECULATIVE_TOKENS,
     Flag,
     add_flags,
     add_hardware,
@@ -37,6 +41,13 @@ CONFIGURATION = (
     Flag("--max-num-seqs", "256", "sequences of one step"),
     Flag("--text-only", "", "without the vision tower"),
     Flag("--enforce-eager", "", "without CUDA graphs"),
+    Flag("--mm-encoder-tp-mode", "MODE", "vision tower whole on every GPU (data, the default) or divided (weights)"),
+    Flag("--max-loras", "N", "slots for LoRA adapters"),
+    Flag("--max-lora-rank", "16", "largest rank of an adapter"),
+    Flag("--cpu-offload-gb", "10", "GiB of weights per GPU kept in RAM"),
+    SPECULATIVE,
+    SPECULATIVE_TOKENS,
+    ACCEPT_LENGTH,
 )
 LLAMA_CPP = (
     CONTEXT._replace(help="tokens of the KV cache, over all sequences"),
@@ -49,7 +60,7 @@ LLAMA_CPP = (
     Flag("--flash-attention", "on/off", "fused attention"),
     Flag("--n-cpu-moe", "N", "layers whose experts stay in RAM"),
 )
-SPEED = (CONCURRENCY, INPUT_TOKENS, OUTPUT_TOKENS, CALIBRATION)
+SPEED = (CONCURRENCY, INPUT_TOKENS, OUTPUT_TOKENS, ROUTING, CALIBRATION)
 
 
 def register(parser: Parser) -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from moeplan.cli.arguments import Flag, add_flags, add_hardware, options_of
+from moeplan.cli.arguments import CALIBRATION, add_flags, add_hardware, options_of
 from moeplan.cli.estimate import CONFIGURATION, LLAMA_CPP
 from moeplan.cli.output import print_json, print_remarks
 from moeplan.cli.parser import Parser
 from moeplan.cli.progress import progress_bar
 
 UNREADABLE = 3
-STORAGE = (
-    Flag("--calibration", "auto/none/FILE", "where the measurement is kept: this user's data folder, nowhere, a file"),
-)
+STORAGE = (CALIBRATION._replace(help="where the measurement is kept: this user's data folder, nowhere, a file"),)
 
 
 def register(parser: Parser) -> None:
@@ -29,7 +27,8 @@ def register(parser: Parser) -> None:
 
 def run(args: Namespace) -> int:
     """Print the comparison. 0 when the prediction holds, 1 when it differs, 3 when there is nothing to compare."""
-    options = options_of(args)
+    # Here it is where the measurement goes, not what the prediction is made with.
+    options = {name: value for name, value in options_of(args).items() if name != "calibration"}
     from moeplan.observing import observe
 
     with progress_bar("reading") as progress:

@@ -12,7 +12,10 @@ from moeplan.cli.parser import Parser, did_you_mean
 from moeplan.text_safe import shortened
 from planner.errors import BadRequest
 
-SCHEMAS: Final = ("plan", "grid", "inventory", "memory", "check", "observation", "calibration")
+SCHEMAS: Final = (
+    "plan", "grid", "inventory", "memory", "check", "observation", "calibration", "bench", "cluster-bench",
+    "validation", "cost", "recommend", "verify",
+)  # fmt: skip
 FOLDER: Final = Path(__file__).parent.parent / "schemas"
 
 
@@ -45,12 +48,17 @@ def derived(name: str) -> str:
     from pydantic import BaseModel
 
     from hwdetect.inventory import Inventory
+    from moeplan.bench_report import BenchReport, ClusterBench
     from moeplan.calibration import Calibration
     from moeplan.observing import ObservationReport
+    from moeplan.validating import Validation
+    from planner.cost_report import CostReport
     from planner.findings import CheckReport
     from planner.grid import Grid
     from planner.memory_report import MemoryReport
     from planner.plan import Plan
+    from planner.recommend_report import RecommendReport
+    from planner.verify_report import VerifyReport
 
     types: dict[str, type[BaseModel]] = {
         "plan": Plan,
@@ -60,6 +68,12 @@ def derived(name: str) -> str:
         "check": CheckReport,
         "observation": ObservationReport,
         "calibration": Calibration,
+        "bench": BenchReport,
+        "cluster-bench": ClusterBench,
+        "validation": Validation,
+        "cost": CostReport,
+        "recommend": RecommendReport,
+        "verify": VerifyReport,
     }
     if name == "inventory":
         schema = types[name].model_json_schema()

@@ -15,12 +15,16 @@ _MODULES: Final = {
     "llama.cpp": "planner.engines.llamacpp",
     "ktransformers": "planner.engines.ktransformers",
 }
+_ANSWERED: Final = {"tensorrt-llm": "planner.engines.tensorrt_llm"}
 ENGINE_NAMES: Final = tuple(_MODULES)
+NAMED_ENGINES: Final = (*_MODULES, *_ANSWERED)
+"""What ``--engine`` takes: the engines that are searched, and those of which only is said why they are not."""
 
 
 @cache
 def load_engine_model(name: str) -> Engine:
     """The engine of that name. Raises ``BadRequest`` naming the engines there are."""
-    if name not in _MODULES:
+    module = _MODULES.get(name) or _ANSWERED.get(name)
+    if module is None:
         raise BadRequest(f"unknown engine {name[:40]!r}; known are {', '.join(ENGINE_NAMES)}")
-    return cast(Engine, import_module(_MODULES[name]).ENGINE)
+    return cast(Engine, import_module(module).ENGINE)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
+from formulas.units import GIB
 from planner.engines.base import Config, Refusal, divisors, powers_of_two
+from planner.engines.constraints import refused_layout, too_old, unsupported_gpu, unsupported_kv
 from planner.machine import Gpu, GpuGroup
 from planner.request import PricedRelease, Request
 from profiles.engines import EngineFacts
 
-LARGE_GPU_BYTES = 70 * (1 << 30)
-"""From this size on, the engines choose larger defaults."""
-HOPPER_AND_DATA_CENTER_BLACKWELL = (9, 10)
+SMALL_GPU_BYTES: Final = 35 * GIB
+"""Below this size a step of 4,096 tokens leaves little, so that the search asks for smaller ones."""
 
 
 class PoolEngine(Protocol):
@@ -26,6 +27,8 @@ class PoolEngine(Protocol):
 
     def kv_dtypes(self, request: Request, version: str) -> tuple[str, ...]: ...
 
+    def default_step(self, gpu: Gpu, version: str, tp: int) -> tuple[int, int]: ...
+
     def refused_nodes(self, config: Config) -> tuple[str, str] | None: ...
 
 
@@ -36,6 +39,7 @@ def layouts(
     version = request.narrow.engine_version or engine.facts.default_version
     kv_dtypes = _kv_dtypes(engine, request, version)
     unknown = unknown_kv(engine.name, kv_dtypes, engine.kv_dtypes(request, version))
+    unknown = unknown or too_old(engine.name, request.model, engine.facts, version)
     groups = request.machine.groups()
     if unknown or not groups:
         yield unknown or Refusal(None, f"{engine.name} needs a GPU", "use llama.cpp")
@@ -49,24 +53,32 @@ def layouts(
             yield Refusal(None, refusal, "use another engine or release on this GPU")
             continue
         for base in _shapes(engine, request, group, version, attention_dp=attention_dp):
-            refused = refused_layout(request, release, base)
+            refused = refused_layout(request, release, base, engine.facts)
             refused = refused or _missing_flag(engine, base) or engine.refused_nodes(base)
             if refused:
                 yield Refusal(base, *refused)
                 continue
-            for kv_dtype in kv_dtypes:
-                problem = unsupported_kv(group.gpu, kv_dtype, mla=request.model.uses_mla)
+            for kv_dtype in kv_dtypes or (_readable_kv(engine, request, group.gpu, version),):
+                problem = unsupported_kv(group.gpu, kv_dtype, request.model, engine.facts, version)
                 if problem:
-                    yield Refusal(base._replace(kv_dtype=kv_dtype), problem, "use --kv-dtype bf16")
+                    yield Refusal(base._replace(kv_dtype=kv_dtype), *problem)
                 else:
                     yield base._replace(kv_dtype=kv_dtype)
 
 
 def _kv_dtypes(engine: PoolEngine, request: Request, version: str) -> tuple[str, ...]:
+    """What is asked for, or worth trying; empty where one configuration leaves it open."""
     wanted = request.narrow.kv_dtype
     if wanted:
         return ("bf16" if wanted == "f16" else wanted,)
-    return ("bf16",) if request.exact else engine.kv_dtypes(request, version)
+    return () if request.exact else engine.kv_dtypes(request, version)
+
+
+def _readable_kv(engine: PoolEngine, request: Request, gpu: Gpu, version: str) -> str:
+    """The dtype where none is asked for: bf16, unless this GPU reads others only."""
+    known = engine.kv_dtypes(request, version)
+    readable = (dtype for dtype in known if not unsupported_kv(gpu, dtype, request.model, engine.facts, version))
+    return next(readable, known[0])
 
 
 def unknown_kv(engine: str, wanted: Iterable[str], known: Iterable[str]) -> Refusal | None:
@@ -163,20 +175,19 @@ def _with_settings(
     dcp: int,
     sharing: bool,
 ) -> Config:
-    settings, facts = request.settings, engine.facts
-    large = group.gpu.capacity >= LARGE_GPU_BYTES
+    settings = request.settings
+    default_sequences, default_batched = engine.default_step(group.gpu, version, tp)
     sequences = settings.max_num_seqs
     if sequences is None:
-        default = int(facts.at("max_num_seqs", version).value)
-        if request.exact:
-            sequences = default if large else min(default, 256)
-        else:
+        sequences = default_sequences
+        if not request.exact:
             needed = -(-request.demand.concurrency // dp)
-            sequences = min(default, max(64, 1 << (needed - 1).bit_length()))
+            sequences = min(sequences, max(64, 1 << (needed - 1).bit_length()))
     batched = settings.max_num_batched_tokens
     if batched is None:
-        batched = int(facts.at("max_num_batched_tokens", version).value)
-        batched = batched if large else min(batched, 2048)
+        batched = default_batched
+        if not request.exact and group.gpu.capacity < SMALL_GPU_BYTES:
+            batched = min(batched, 2048)
     return Config(
         engine.name,
         version,
@@ -193,95 +204,8 @@ def _with_settings(
         text_only=settings.text_only,
         attention_dp=sharing,
         own_experts=dp > 1 and not sharing and not engine.replicas_share_experts,
+        vision_sharded=settings.vision_sharded,
+        lora=(settings.max_loras, settings.max_lora_rank),
+        draft_tokens=settings.draft_tokens if request.drafter is not None else 0,
+        cpu_offload=settings.cpu_offload_bytes,
     )
-
-
-def unsupported_gpu(gpu: Gpu, release: PricedRelease) -> str:
-    """Why these kernels do not run on this GPU; empty when they do.
-
-    Minimum capabilities from vLLM 0.33.0: bf16 8.0, compressed-tensors INT4 7.5, FP8 weight-only 7.5, NVFP4 7.5
-    (weight-only below 10.0).
-    """
-    if gpu.vendor not in ("nvidia", "amd"):
-        return f"vLLM and SGLang have no production back end for {gpu.name}"
-    if gpu.vendor == "amd":
-        return "NVFP4 weights need an NVIDIA GPU" if release.expert_format == "nvfp4" else ""
-    capability = gpu.cuda
-    if capability is None:
-        return f"the compute capability of {gpu.name} is not known"
-    if capability < 7.5:
-        return f"{gpu.name} has compute capability {capability}; the quantized kernels need 7.5"
-    if capability < 8.0:
-        return f"{gpu.name} has compute capability {capability}; bfloat16 needs 8.0"
-    return ""
-
-
-def unsupported_kv(gpu: Gpu, kv_dtype: str, *, mla: bool) -> str:
-    """Why this KV dtype has no attention kernel on this GPU; empty when it has."""
-    if kv_dtype == "bf16" or gpu.vendor != "nvidia":
-        return ""
-    capability = gpu.cuda or 0.0
-    if mla and int(capability) not in HOPPER_AND_DATA_CENTER_BLACKWELL:
-        return f"MLA with {kv_dtype} KV has kernels for compute capability 9.x and 10.x only, not {capability}"
-    if capability < 8.9:
-        return f"{kv_dtype} KV needs compute capability 8.9, not {capability}"
-    return ""
-
-
-def refused_layout(request: Request, release: PricedRelease, config: Config) -> tuple[str, str] | None:
-    """Reason and remedy when the engine's code refuses this layout."""
-    model, group = request.model, config.group
-    assert group is not None
-    if config.world > group.size:
-        return (
-            f"tp {config.tp} x pp {config.pp} x dp {config.dp} needs {config.world} GPUs, there are {group.size}",
-            f"use at most {group.size} ranks",
-        )
-    if config.world % config.nodes_used:
-        return (
-            f"{config.world} ranks do not divide over {config.nodes_used} nodes",
-            f"use a multiple of {config.nodes_used} ranks",
-        )
-    if config.own_experts and config.nodes_used > 1:
-        return (
-            f"{config.engine} runs data-parallel replicas on one node, or inside tp",
-            f"use tp {config.tp * config.dp} with dp {config.dp}, or start one server per node",
-        )
-    if config.attention_dp and config.tp % config.dp:
-        return (
-            f"attention data parallelism divides tp {config.tp} by dp {config.dp}",
-            "use a dp that divides tp",
-        )
-    if model.heads % config.tp:
-        allowed = ", ".join(str(d) for d in divisors(model.heads) if d <= group.size)
-        return f"{model.heads} attention heads are not divisible by tp {config.tp}", f"use tp {allowed}"
-    kv_heads = max((kv.n_kv_heads for kv in model.kv_groups if kv.layout != "mla"), default=0)
-    attention_tp = config.tp // config.dp if config.attention_dp else config.tp
-    if kv_heads and kv_heads % attention_tp and attention_tp % kv_heads:
-        allowed = ", ".join(str(d) for d in divisors(model.heads) if d <= group.size and not kv_heads % d)
-        return f"{kv_heads} KV heads are neither divided nor replicated by tp {attention_tp}", f"use tp {allowed}"
-    if config.pp > model.layers:
-        return (
-            f"{model.layers} layers cannot make {config.pp} pipeline stages",
-            f"use pp up to {model.layers}",
-        )
-    if config.tp % config.dcp:
-        return f"tp {config.tp} is not divisible by dcp {config.dcp}", "use a dcp that divides tp"
-    if config.dcp > 1 and not model.uses_mla:
-        return "decode context parallelism is planned for MLA models only", "use dcp 1"
-    ranks = config.tp if config.attention_dp else config.tp * config.expert_group
-    if config.ep not in (1, ranks):
-        product = "tp" if config.attention_dp or config.own_experts else "tp x dp"
-        return f"the expert-parallel size is {product} = {ranks}, not {config.ep}", f"use ep {ranks}"
-    if model.moe is None:
-        return ("a dense model has no experts to distribute", "use ep 1") if config.ep > 1 else None
-    expert_format = release.expert_format
-    if config.ep == 1 and "_g" in expert_format:
-        size = int(expert_format.rpartition("_g")[2])
-        share, rest = divmod(model.moe.expert_ffn, ranks)
-        if rest or share % size:
-            return (
-                f"an expert of width {model.moe.expert_ffn} cannot be divided by {ranks} in groups of {size}",
-                "use expert parallelism",
-            )
-    return None

@@ -15,9 +15,11 @@ from planner.engines.base import (
     Priced,
     Refusal,
     gpu_environment,
+    listening,
     powers_of_two,
     refused_ranks,
 )
+from planner.engines.constraints import refused_layout, unsupported_gpu
 from planner.engines.llamacpp import ENGINE as LLAMA_CPP
 from planner.engines.sglang import kv_cache_dtype, vision_stays
 from planner.engines.tensor_parallel import CHECKPOINT, absorbed_mla_bytes, fit, pool_and_devices, shards_of
@@ -27,10 +29,13 @@ from profiles.engines import EngineFacts, load_engine
 
 CPU_METHODS: Final = {
     "int4_g32": ("RAWINT4", ("avx512f", "avx2")),
-    "fp8_block128": ("FP8", ("avx512f",)),
-    "bf16": ("BF16", ("avx512f",)),
+    "fp8_block128": ("FP8", ("avx512f", "avx2")),
+    "bf16": ("BF16", ("avx512f", "avx2")),
 }
-"""kt-kernel method and the CPU flags that can run it, best first, by the experts' storage format."""
+"""kt-kernel method and the CPU flags that can run it, best first, by the experts' storage format.
+
+Source: kt-kernel 0.7.2 ``kt_kernel/utils/amx.py``: each has an AVX-512 or AMX kernel, and one for AVX2.
+"""
 GPU_EXPERT_STEPS: Final = (0, 1, 2, 4, 8, 16, 32, 64, 96, 128, 180, 256)
 
 
@@ -73,7 +78,7 @@ class KTransformers:
             if group.gpu.vendor != "nvidia":
                 yield Refusal(None, "KTransformers needs an NVIDIA GPU", "use llama.cpp")
                 continue
-            problem = data_center.unsupported_gpu(group.gpu, release)
+            problem = unsupported_gpu(group.gpu, release)
             if problem:
                 yield Refusal(None, problem, "use llama.cpp")
                 continue
@@ -94,7 +99,7 @@ class KTransformers:
                     sequences=request.settings.max_num_seqs or request.demand.concurrency,
                     cpu_expert_layers=len(moe.layers),
                 )  # fmt: skip
-                layout = data_center.refused_layout(request, release, base)
+                layout = refused_layout(request, release, base, self.facts)
                 if layout:
                     yield Refusal(base, *layout)
                     continue
@@ -117,8 +122,9 @@ class KTransformers:
         always += 0 if config.text_only else shards.vision
         overhead, prefill = (
             facts.at("gpu_overhead_bytes", config.version),
-            facts.at("layerwise_prefill_bytes", config.version),
+            facts.at("layerwise_prefill_layers", config.version),
         )
+        layer = max([shard.expert for shard in shards.layers]) * moe.experts
         absorbed = absorbed_mla_bytes(model, config.tp, 0, model.layers)
         entries: list[Entry] = [
             exact(
@@ -135,11 +141,9 @@ class KTransformers:
                 f"{config.gpu_experts_per_layer} per layer",
                 CHECKPOINT,
             ),
-            ranged(
+            exact(
                 "weights",
                 "absorbed MLA projections",
-                absorbed,
-                0,
                 absorbed,
                 "2 x layers x heads / tp x (nope + v) x rank",
                 CHECKPOINT,
@@ -147,10 +151,10 @@ class KTransformers:
             ranged(
                 "compute",
                 "layer-wise prefill buffer",
-                prefill.value,
-                prefill.low,
-                prefill.high,
-                "one layer of experts",
+                prefill.value * layer,
+                prefill.low * layer,
+                prefill.high * layer,
+                "routed experts of one layer / tp",
                 prefill.source,
             ),
             ranged(
@@ -165,8 +169,10 @@ class KTransformers:
         ]
         visible = (gpu.visible, gpu.visible_low, gpu.visible_high)
         pool, devices = pool_and_devices(request, release, config, shards, [(entries, *visible)], 1)
-        in_ram = whole - whole * config.gpu_experts_per_layer // moe.experts
         host = request.machine.nodes[group.nodes[0]].host
+        copies = host.sockets if facts.at("copies_per_numa_node", config.version).value else 1
+        whole *= copies
+        in_ram = whole - whole * config.gpu_experts_per_layer // moe.experts
         ram = host.ram or 0
         extra = facts.at("host_overhead_bytes", config.version)
         reserve = LLAMA_CPP.facts.at("os_reserve_bytes", "0")
@@ -177,7 +183,7 @@ class KTransformers:
                 in_ram,
                 in_ram,
                 whole,
-                "all experts; those on a GPU may or may not be freed",
+                "all experts; those on a GPU may or may not be freed" + (f"; {copies} copies" if copies > 1 else ""),
                 "kvcache-ai/ktransformers issue 1816 and guides conflict",
             ),
             ranged(
@@ -206,7 +212,7 @@ class KTransformers:
             )
         ram_device = Device(0, "host", 0, 1, host.name, ram, ram, ram, ram, ram, tuple(host_entries))
         everything = (*devices, ram_device)
-        priced = fit(request, config, shards, pool, everything, [])
+        priced = fit(request, config, shards, pool, everything, cpu_warnings(release, host.flags))
         if priced.verdict == "no" and min(everything, key=lambda device: device.free_high).kind == "host":
             known = "the routed experts do not fit in RAM" if host.ram else "the size of RAM is not known (--ram)"
             priced = priced._replace(reason=known)
@@ -218,31 +224,47 @@ class KTransformers:
         host = request.machine.nodes[config.group.nodes[0] if config.group else 0].host
         method = CPU_METHODS[release.expert_format][0]
         name = release.release.release or model.repository
-        arguments = [
-            "python3", "-m", "sglang.launch_server", "--model", name,
-            "--kt-weight-path", name, "--kt-method", method,
-            "--kt-cpuinfer", str(host.cores or 1), "--kt-threadpool-count", str(host.sockets),
-            "--kt-num-gpu-experts", str(config.gpu_experts_per_layer),
-            "--tensor-parallel-size", str(config.tp),
-            "--mem-fraction-static", f"{config.utilization:g}",
-            "--chunked-prefill-size", str(config.batched_tokens),
-            "--context-length", str(config.context),
-            "--max-running-requests", str(config.sequences),
-            "--disable-shared-experts-fusion",
-        ]  # fmt: skip
+        arguments = ["python3", "-m", "sglang.launch_server"]
+
+        def add(key: str, *values: str) -> None:
+            arguments.extend((facts.flag(key, version), *values))
+
+        add("model", name)
+        add("cpu_weights", name)
+        add("cpu_method", method)
+        add("cpu_threads", str(host.cores or 1))
+        add("cpu_pools", str(host.sockets))
+        add("gpu_experts", str(config.gpu_experts_per_layer))
+        add("tp", str(config.tp))
+        add("utilization", f"{config.utilization:g}")
+        add("batched_tokens", str(config.batched_tokens))
+        add("context", str(config.context))
+        add("sequences", str(config.sequences))
+        add("shared_experts_apart")
         kv_dtype = kv_cache_dtype(request, config)
         if kv_dtype:
-            arguments += ["--kv-cache-dtype", kv_dtype]
+            add("kv_dtype", kv_dtype)
         if request.settings.enforce_eager:
-            arguments.append("--disable-cuda-graph")
+            add("eager")
         for kind, card in (("tool", model.tool_call_parser), ("reasoning", model.reasoning_parser)):
             parser = facts.parser(kind, card, version) if card else None
             if parser:
-                arguments += [facts.flag(f"{kind}_parser", version), parser]
+                add(f"{kind}_parser", parser)
         if model.trust_remote_code:
-            arguments.append("--trust-remote-code")
-        arguments += ["--served-model-name", model.id, "--host", "127.0.0.1", "--port", "30000"]
+            add("trust_remote_code")
+        add("served_name", model.id)
+        arguments += listening(facts, version, self.name)
         return LaunchSpec(tuple(arguments), gpu_environment(request, config))
+
+
+def cpu_warnings(release: PricedRelease, flags: frozenset[str]) -> list[str]:
+    """What is not certain of the CPU: instruction sets that are not known, or only the slower one."""
+    method, needed = CPU_METHODS[release.expert_format]
+    if not flags:
+        return [f"{method} needs a CPU with {' or '.join(needed)}: the CPU of this machine is not known (--cpu)"]
+    if needed[0] not in flags:
+        return [f"{method} falls back to {needed[-1]} on this CPU: the kernels for {needed[0]} are faster"]
+    return []
 
 
 def routed_expert_bytes(release: PricedRelease) -> int:

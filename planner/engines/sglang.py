@@ -9,17 +9,27 @@ KV = memory free after loading - capacity x (1 - mem_fraction_static); the defau
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 from formulas.units import MIB
 from planner.engines import data_center
-from planner.engines.base import Config, LaunchSpec, Priced, Refusal, gpu_environment
-from planner.engines.tensor_parallel import GGUF_REASON, fit, pool_and_devices, shards_of, weight_entries
-from planner.ledger import Entry, ranged
+from planner.engines.base import Config, LaunchSpec, Priced, Refusal, gpu_environment, listening
+from planner.engines.constraints import advice
+from planner.engines.sglang_memory import default_fraction, defaults
+from planner.engines.tensor_parallel import (
+    GGUF_REASON,
+    drafter_entries,
+    fit,
+    pool_and_devices,
+    ranks_of,
+    shards_of,
+    weight_entries,
+)
+from planner.ledger import Entry, Kind, exact, ranged
+from planner.machine import Gpu
 from planner.request import PricedRelease, Request
-from profiles.engines import EngineFacts, load_engine
-
-LARGE_GPU_MIB: Final = 60 * 1024
+from planner.sharding import ShardTable
+from profiles.engines import EngineFacts, Fact, load_engine
+from profiles.serving import load_serving
 
 
 class Sglang:
@@ -51,6 +61,11 @@ class Sglang:
         sparse = any(group.index_head_dim for group in request.model.kv_groups)
         return ("bf16", "fp8_ds_mla") if sparse else ("bf16", "fp8")
 
+    def default_step(self, gpu: Gpu, version: str, tp: int) -> tuple[int, int]:
+        """Largest decode graph and prefill chunk that SGLang chooses for this GPU."""
+        chosen = defaults(gpu.capacity / MIB, tp, self.facts, version)
+        return chosen.graph_batch, chosen.chunked_prefill
+
     def refused_nodes(self, config: Config) -> tuple[str, str] | None:
         """A pipeline stage has whole nodes, or a node has whole stages.
 
@@ -64,63 +79,68 @@ class Sglang:
             f"use a pp that is a multiple or a divisor of {config.nodes_used}",
         )
 
-    def default_fraction(self, request: Request, config: Config) -> float:
-        """``mem_fraction_static`` that SGLang chooses for itself."""
-        assert config.group is not None
-        facts, version = self.facts, config.version
-        capacity_mib = config.group.gpu.capacity / MIB
-        graph_batch = min(config.sequences, int(facts.at("max_num_seqs", version).value))
-        reserved = (
-            facts.at("reserved_constant_mib", version).value
-            + facts.at("reserved_mib_per_chunk_token", version).value * max(config.batched_tokens, 2048)
-            + facts.at("reserved_mib_per_graph_batch", version).value * graph_batch
-            + facts.at("reserved_mib_per_eight_ranks", version).value * config.tp * config.pp / 8
-        )
-        if capacity_mib > LARGE_GPU_MIB:
-            reserved = max(reserved, facts.at("reserved_floor_mib_large_gpu", version).value)
-        fraction = round((capacity_mib - reserved) / capacity_mib, 3)
-        vision = request.model.vision is not None and not config.text_only
-        return fraction * (facts.at("vision_factor", version).value if vision else 1.0)
-
     def price(self, request: Request, release: PricedRelease, config: Config) -> Priced:
         """Weights, what loading loses, and the pool that the fraction leaves."""
         group = config.group
         assert group is not None
-        gpu, facts = group.gpu, self.facts
-        fraction = config.utilization or self.default_fraction(request, config)
+        gpu, facts, version = group.gpu, self.facts, config.version
+        fraction = config.utilization or default_fraction(
+            request.model, config, facts, graphs=not request.settings.enforce_eager
+        )
         shards = shards_of(request, release, config, vision_sharded=False)
-        overhead = facts.at("load_overhead_bytes", config.version)
-        fixed: list[Entry] = [
+        before, growth = self._start(config, gpu)
+        # SGLang prints what loading took of the device, so that on ROCm the growth is part of its weights.
+        kind: Kind = "weights" if gpu.vendor == "amd" else "overhead"
+        fixed = [
+            *self._replicas(config, gpu, shards),
             ranged(
-                "overhead",
-                "CUDA context and collective buffers",
-                overhead.value,
-                overhead.low,
-                overhead.high,
-                "constant",
-                overhead.source,
-            )
+                kind, "CUDA context and collective buffers", growth.value, growth.low, growth.high,
+                "what loading takes beside the weights", growth.source, "measured",
+            ),
+        ]  # fmt: skip
+        usable = [
+            int((gpu.visible - before.value) * fraction),
+            int((gpu.visible_low - before.high) * fraction),
+            int((gpu.visible_high - before.low) * fraction),
         ]
         stages = []
         for stage in range(config.pp):
-            entries = weight_entries(request, release, config, shards, stage) + fixed
-            usable = [int(size * fraction) for size in (gpu.visible, gpu.visible_low, gpu.visible_high)]
+            entries = weight_entries(request, release, config, shards, stage, copies_projection=True) + fixed
+            if stage == config.pp - 1:
+                entries += drafter_entries(request, config, shards, ranks_of(config).tp)
             stages.append((entries, usable[0], usable[1], usable[2]))
-        page = int(facts.at("page_tokens_mla" if request.model.uses_mla else "page_tokens", config.version).value)
+        page = int(facts.at("page_tokens_mla" if request.model.uses_mla else "page_tokens", version).value)
         pool, devices = pool_and_devices(request, release, config, shards, stages, page)
-        return fit(request, config._replace(utilization=fraction), shards, pool, devices, [])
+        warnings = [*advice(request, release, config, facts)]
+        return fit(request, config._replace(utilization=fraction), shards, pool, devices, warnings)
+
+    def _start(self, config: Config, gpu: Gpu) -> tuple[Fact, Fact]:
+        """Bytes gone before the free memory is measured, and those that loading takes beside weights."""
+        facts, version = self.facts, config.version
+        if gpu.vendor == "amd":
+            return facts.at("before_load_rocm_bytes", version), facts.at("load_growth_rocm_bytes", version)
+        key = "before_load_tp_bytes" if config.world > 1 else "before_load_tp1_bytes"
+        return facts.at(key, version), facts.at("load_growth_bytes", version)
+
+    def _replicas(self, config: Config, gpu: Gpu, shards: ShardTable) -> Iterator[Entry]:
+        """Shared experts that old versions copy once per rank on ROCm, less the share that each rank has anyway."""
+        fact = self.facts.at("replicated_shared_experts_rocm", config.version)
+        shared = sum([shard.shared for shard in shards.layers])
+        if fact.value and gpu.vendor == "amd" and shared and config.tp > 1:
+            yield exact(
+                "weights", "copies of the shared experts", shared * (config.tp - 1), "shared experts x (tp - 1) / tp",
+                fact.source,
+            )  # fmt: skip
 
     def launch(self, request: Request, release: PricedRelease, config: Config) -> LaunchSpec:
         """``python -m sglang.launch_server`` with the settings that make the plan true."""
         model, version, facts = request.model, config.version, self.facts
-        arguments: list[str] = [
-            "python3", "-m", "sglang.launch_server",
-            "--model-path", release.release.release or model.repository,
-        ]  # fmt: skip
+        arguments = ["python3", "-m", "sglang.launch_server"]
 
         def add(key: str, *values: str) -> None:
             arguments.extend((facts.flag(key, version), *values))
 
+        add("model", release.release.release or model.repository)
         add("tp", str(config.tp))
         if config.pp > 1:
             add("pp", str(config.pp))
@@ -141,6 +161,13 @@ class Sglang:
             add("kv_dtype", kv_dtype)
         if request.settings.enforce_eager:
             add("eager")
+        if config.draft_tokens and request.drafter is not None:
+            add("draft_algorithm", facts.flag(f"draft algorithm {request.drafter.method}", version))
+            if request.drafter.release:
+                add("draft_model", request.drafter.release)
+            add("draft_steps", str(config.draft_tokens))
+            add("draft_top_k", "1")
+            add("draft_tokens", str(config.draft_tokens + 1))
         for kind, name in (("tool", model.tool_call_parser), ("reasoning", model.reasoning_parser)):
             parser = facts.parser(kind, name, version) if name else None
             if parser:
@@ -148,7 +175,7 @@ class Sglang:
         if model.trust_remote_code:
             add("trust_remote_code")
         add("served_name", model.id)
-        shared = (*arguments, "--host", "127.0.0.1", "--port", "30000")
+        shared = (*arguments, *listening(facts, version, self.name))
         nodes = 0 if config.group is None else -(-config.world // config.group.per_node)
         if nodes <= 1:
             return LaunchSpec(shared, gpu_environment(request, config))
@@ -160,7 +187,7 @@ class Sglang:
                 facts.flag("node_rank", version),
                 str(rank),
                 facts.flag("head_address", version),
-                "HEAD_ADDRESS:5000",
+                f"HEAD_ADDRESS:{load_serving(self.name).head_port}",
             )
             for rank in range(nodes)
         )

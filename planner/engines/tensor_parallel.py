@@ -11,7 +11,9 @@ from planner.kv import bytes_per_token, layout_name, sequence_bytes
 from planner.ledger import Device, Entry, exact, ranged, verdict
 from planner.machine import Gpu
 from planner.request import PricedRelease, Request
-from planner.sharding import ShardTable, build_shards, stage_layers
+from planner.sharding import ExpertPadding, ShardTable, build_shards, padded_vocabulary, stage_layers
+from profiles.drafters import MTP
+from profiles.engines import load_engine
 from profiles.model import ModelSpec
 
 CHECKPOINT = "tensor list of the release"
@@ -39,10 +41,17 @@ def _ranks(tp: int, dp: int, ep: int, attention_dp: bool, own_experts: bool) -> 
     return Ranks(attention_tp, tp if attention_dp or own_experts else tp * dp, 1)
 
 
-def shards_of(request: Request, release: PricedRelease, config: Config, *, vision_sharded: bool) -> ShardTable:
+def shards_of(
+    request: Request,
+    release: PricedRelease,
+    config: Config,
+    *,
+    vision_sharded: bool,
+    padding: ExpertPadding | None = None,
+) -> ShardTable:
     """The shard table of a configuration, kept for the next one that divides alike."""
     ranks = ranks_of(config)
-    key = ("shards", ranks, vision_sharded)
+    key = ("shards", ranks, vision_sharded, padding)
     found = release.memo.get(key)
     if found is None:
         found = release.memo[key] = build_shards(
@@ -53,6 +62,7 @@ def shards_of(request: Request, release: PricedRelease, config: Config, *, visio
             expert_ranks=ranks.expert_ranks,
             vision_sharded=vision_sharded,
             scale=release.tensors.scale,
+            padding=padding,
         )
     return found
 
@@ -74,6 +84,12 @@ def absorbed_mla_bytes(model: ModelSpec, tp: int, first: int, stop: int) -> int:
     return total
 
 
+def stages_of(model: ModelSpec, config: Config) -> tuple[tuple[int, int], ...]:
+    """First and stop layer of every pipeline stage, as this engine divides them."""
+    rest_last = load_engine(config.engine).has_fact("pipeline_rest_last", config.version)
+    return stage_layers(model.layers, config.pp, rest_last=rest_last)
+
+
 def rotary_table_bytes(model: ModelSpec) -> int:
     """Bytes of the table of cosines and sines that every rank keeps, bf16: positions x rotary width.
 
@@ -84,15 +100,24 @@ def rotary_table_bytes(model: ModelSpec) -> int:
 
 
 def weight_entries(
-    request: Request, release: PricedRelease, config: Config, shards: ShardTable, stage: int
+    request: Request,
+    release: PricedRelease,
+    config: Config,
+    shards: ShardTable,
+    stage: int,
+    *,
+    copies_projection: bool,
 ) -> list[Entry]:
-    """Weights of one pipeline stage on its fullest rank, and what loading derives from them."""
+    """Weights of one pipeline stage on its fullest rank, and what loading derives from them.
+
+    ``copies_projection``: the engine keeps the absorbed MLA projections beside the stored one.
+    """
     model = request.model
-    key = ("weights", ranks_of(config), config.pp, stage, config.text_only, shards.vision)
+    first, stop = stages_of(model, config)[stage]
+    key = ("weights", ranks_of(config), config.pp, first, stop, config.text_only, id(shards), copies_projection)
     found = release.memo.get(key)
     if found is not None:
         return list(found)
-    first, stop = stage_layers(model.layers, config.pp)[stage]
     experts = sum([shard.expert * shard.experts for shard in shards.layers[first:stop]])
     rest = shards.stage_bytes(first, stop) - experts
     evidence = release.tensors.evidence
@@ -119,7 +144,8 @@ def weight_entries(
     if stage == 0:
         add("embedding", shards.embedding, "vocabulary / tp x hidden")
         if not config.text_only:
-            add("vision tower", shards.vision, "whole on every rank (data-parallel encoder)")
+            sharded = shards.vision < shards.vision_whole
+            add("vision tower", shards.vision, "its matrices divided by tp" if sharded else "whole on every rank")
     if stage == config.pp - 1:
         add(
             "head and final norm",
@@ -127,12 +153,12 @@ def weight_entries(
             "vocabulary / tp x hidden",
         )
     add("rotary table", rotary_table_bytes(model), "positions x rotary width x 2")
-    absorbed = absorbed_mla_bytes(model, ranks_of(config).tp, first, stop)
+    absorbed = absorbed_mla_bytes(model, ranks_of(config).tp, first, stop) if copies_projection else 0
     if absorbed:
         entries.append(
-            ranged(
-                "weights", "absorbed MLA projections", absorbed, 0, absorbed,
-                "2 x layers x heads / tp x (nope + v) x kv_lora_rank", "kv_b kept in the form decode uses",
+            exact(
+                "weights", "absorbed MLA projections", absorbed,
+                "2 x layers x heads / tp x (nope + v) x kv_lora_rank", "kv_b kept in the form decode uses, bf16",
             )
         )  # fmt: skip
     release.memo[key] = tuple(entries)
@@ -144,7 +170,7 @@ def kv_figures(
 ) -> tuple[float, int, int, int]:
     """Per rank of one stage: bytes per further token, of one whole context, that the demand needs, of one request."""
     demand = request.demand
-    key = ("kv", config.kv_dtype, tp, config.dcp, config.dp, first, stop, config.context, block)
+    key = ("kv", config.kv_dtype, tp, config.dcp, config.dp, first, stop, config.context, block, config.draft_tokens)
     found = release.memo.get(key)
     if found is None:
         model = request.model
@@ -155,9 +181,37 @@ def kv_figures(
         each = -(-each // block) * block
         whole = -(-sequence_bytes(model, config.kv_dtype, tp, first, stop, context, batched) // config.dcp)
         one = -(-sequence_bytes(model, config.kv_dtype, tp, first, stop, each, batched) // config.dcp)
+        if config.draft_tokens and stop == model.layers:
+            drafted = drafter_kv_bytes(request, config.kv_dtype, tp)
+            per_token, whole, one = per_token + drafted, whole + int(drafted * context), one + int(drafted * each)
         per_replica = -(-demand.concurrency // config.replicas)
         found = release.memo[key] = (per_token, whole, max(whole, per_replica * one), one)
     return found
+
+
+def drafter_kv_bytes(request: Request, kv_dtype: str, tp: int) -> float:
+    """Bytes per token and rank that the drafter adds to the KV cache; an MTP layer caches as the model's last one."""
+    drafter, model = request.drafter, request.model
+    assert drafter is not None
+    if drafter.method == MTP:
+        return bytes_per_token(model, kv_dtype, tp, model.layers - 1, model.layers)
+    return drafter.kv_bytes_per_token(tp, 1 if kv_dtype.startswith("fp8") else 2)
+
+
+def drafter_entries(request: Request, config: Config, shards: ShardTable, tp: int) -> list[Entry]:
+    """Weights of the drafter on a rank of the last stage; more where embedding and head are not shared."""
+    drafter, model = request.drafter, request.model
+    if drafter is None or not config.draft_tokens:
+        return []
+    if drafter.method == MTP:
+        copies = 2 * 2 * padded_vocabulary(model.vocab, tp) * model.hidden
+        size, low, high = shards.mtp - copies, shards.mtp - copies, shards.mtp
+    else:
+        each = (drafter.matrix_bytes + drafter.vocabulary_bytes) // tp
+        shared = drafter.shareable_bytes // tp
+        size, low, high = each - shared, each - shared, each
+    what = f"drafter ({drafter.method})"
+    return [ranged("weights", what, size, low, high, "layers and head / tp, embedding shared", drafter.source)]
 
 
 def pool_and_devices(
@@ -182,7 +236,7 @@ def pool_and_devices(
     devices: list[Device] = []
     budget = budget_low = budget_high = tokens = tokens_low = None
     per_token_worst, context_bytes, required_bytes, sequence = 0.0, 0, 0, 0
-    layers = stage_layers(model.layers, config.pp)
+    layers = stages_of(model, config)
     name = layout_name(model)
     world = config.tp if config.attention_dp else config.tp * config.dp
     for stage, (entries, usable, usable_low, usable_high) in enumerate(stages):

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 WORKERS: Final = Path(__file__).parent / "workers"
 SCRIPTS: Final = {"vllm": "vllm_worker.py", "sglang": "sglang_worker.py", "sglang-kt": "sglang_worker.py"}
+DRAFTER: Final = "drafter"
+"""Where the folder that stands for a model has the one that stands for its drafter."""
 START_S: Final = 300
 ANSWER_S: Final = 300
 SETTINGS: Final = {
@@ -107,6 +109,7 @@ class EngineParser:
         Without a ``gpu`` only the parser is asked. Raises ``WorkerError``.
         """
         request = {"argv": list(argv), "model": str(model), "gpu": asdict(gpu) if gpu else None, "gpus": gpus}
+        request["drafter"] = str(model / DRAFTER)
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")

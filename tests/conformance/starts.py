@@ -15,7 +15,7 @@ import moeplan
 import profiles
 from planner.plan import Candidate, Plan
 from profiles.library import load_model
-from tests.conformance.engines import Gpu
+from tests.conformance.engines import DRAFTER, Gpu
 
 COMMANDS: Final = {"vllm": ("vllm", "serve"), "sglang": ("python3", "-m", "sglang.launch_server")}
 COMMANDS_OF: Final = {"vllm": COMMANDS["vllm"], "sglang": COMMANDS["sglang"], "ktransformers": COMMANDS["sglang"]}
@@ -41,10 +41,11 @@ NVFP4: Final = {
         }
     },
 }
-DECLARED: Final[dict[str, dict[str, Any] | None]] = {"bf16": None, "fp8": BLOCK_FP8, "nvfp4": NVFP4}
+MXFP8: Final = {"quant_method": "mxfp8", "weight_block_size": [1, 32]}
+DECLARED: Final[dict[str, dict[str, Any] | None]] = {"bf16": None, "fp8": BLOCK_FP8, "mxfp8": MXFP8, "nvfp4": NVFP4}
 
 # vLLM wants the special tokens of the reasoning parsers, and an image processor of Kimi K2.5.
-TOKENS: Final = ("<unk>", "<think>", "</think>")
+TOKENS: Final = ("<unk>", "<think>", "</think>", "<mm:think>", "</mm:think>")
 IMAGE_PROCESSOR: Final = """\
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -55,6 +56,20 @@ class MediaProcessor(BaseImageProcessor):
     def media_tokens_calculator(self, media):
         return 1
 """
+
+
+MEDIA: Final = {
+    "patch_size": 14,
+    "merge_kernel_size": 2,
+    "temporal_merge_kernel_size": 4,
+    "in_patch_limit": 16384,
+    "in_patch_limit_each_frame": 4096,
+    "patch_limit_on_one_side": 512,
+    "fixed_output_tokens": None,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+"""What the repository of Kimi K2.5 says of its pictures; vLLM asks Kimi K3's for the same names."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,7 @@ def _gpu(plan: Plan, candidate: Candidate) -> Gpu | None:
 
 
 class Models:
-    """Folders that stand for the repositories that starts name: config.json, a tokenizer of three tokens."""
+    """Folders that stand for the repositories that starts name: config.json, a tokenizer of a few tokens."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -129,15 +144,39 @@ class Models:
         """The folder for a built-in model in a quantization."""
         folder = self._folder / f"{model}-{quantization}"
         if not folder.exists():
+            files = _repository(model, quantization)
             folder.mkdir()
-            for name, content in _repository(model, quantization).items():
+            for name, content in files.items():
                 (folder / name).write_text(content, encoding="utf-8")
+            (folder / DRAFTER).mkdir()
+            (folder / DRAFTER / "config.json").write_text(json.dumps(_drafter(model)), encoding="utf-8")
         return folder
 
 
 @cache
 def _card(model: str) -> dict[str, Any]:
     return tomllib.loads((MODELS / f"{model}.toml").read_text(encoding="utf-8"))
+
+
+def _drafter(model: str) -> dict[str, Any]:
+    """What a published Eagle3 drafter of the model declares: one Llama layer of the model's width."""
+    spec = load_model(model)
+    return {
+        "architectures": ["LlamaForCausalLMEagle3"],
+        "model_type": "llama",
+        "torch_dtype": "bfloat16",
+        "hidden_size": spec.hidden,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 64,
+        "head_dim": 128,
+        "intermediate_size": 12288,
+        "vocab_size": spec.vocab,
+        "draft_vocab_size": spec.vocab,
+        "max_position_embeddings": spec.max_context,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+    }
 
 
 def _repository(model: str, quantization: str) -> dict[str, str]:
@@ -157,7 +196,7 @@ def _repository(model: str, quantization: str) -> dict[str, str]:
     files = {"config.json": json.dumps(config), **_tokenizer()}
     if "vision_config" in config:
         files["media_processor.py"] = IMAGE_PROCESSOR
-        processor = {"auto_map": {"AutoImageProcessor": "media_processor.MediaProcessor"}}
+        processor = {"auto_map": {"AutoImageProcessor": "media_processor.MediaProcessor"}, "media_proc_cfg": MEDIA}
         files["preprocessor_config.json"] = json.dumps(processor)
     return files
 

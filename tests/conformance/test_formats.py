@@ -15,6 +15,8 @@ from tests.conformance.engines import EngineParser
 from tests.conformance.starts import COMMANDS, Models
 from tests.moeplan.launch.launching import called, fake, put, run, written
 from tests.moeplan.launch.test_kubernetes import argv_of, load_of, manifests, pods
+from tests.moeplan.launch.test_slurm import submitted
+from tests.moeplan.launch.test_systemd import started, units
 
 KINDS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("vllm", {"gpu": "8xH200"}),
@@ -54,7 +56,26 @@ def by_kubernetes(plan: Plan, folder: Path) -> list[list[str]]:
     return [argv_of(pod, LWS_LEADER_ADDRESS=HEAD, LWS_WORKER_INDEX=str(rank)) for rank, pod in enumerate(templates)]
 
 
-READERS: Final = {"shell": by_shell, "compose": by_compose, "kubernetes": by_kubernetes}
+def by_slurm(plan: Plan, folder: Path) -> list[list[str]]:
+    put(written(plan, "slurm"), folder)
+    nodes = len(plan.candidates[0].launch.per_node_argv) or 1
+    submitted(folder, plan.candidates[0].launch.argv[0], nodes)
+    return [list(called(folder, rank).argv) for rank in range(nodes)]
+
+
+def by_systemd(plan: Plan, folder: Path) -> list[list[str]]:
+    program = plan.candidates[0].launch.argv[0]
+    return [list(started(unit, folder, program)) for unit in units(written(plan, "systemd"))]
+
+
+READERS: Final = {
+    "shell": by_shell,
+    "compose": by_compose,
+    "kubernetes": by_kubernetes,
+    "slurm": by_slurm,
+    "systemd": by_systemd,
+}
+HEADS: Final = {"slurm": "gpu1"}
 
 
 @pytest.mark.parametrize("form", READERS)
@@ -72,6 +93,7 @@ def test_what_a_format_starts_is_understood_as_the_plan(
     plan = moeplan.plan("kimi-k2.5", top=1, engine=engine, **options)
     commands = READERS[form](plan, tmp_path)
     assert len(commands) == options.get("nodes", 1)
+    assert sorted(READERS) == sorted(FORMATS)
     for argv in commands:
         start = len(COMMANDS[engine])
         assert tuple(argv[:start]) == COMMANDS[engine]

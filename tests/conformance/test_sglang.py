@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 
 import moeplan
+from planner.engines.sglang_memory import defaults
 from profiles.engines import load_engine
 from tests.conformance.engines import Answer, EngineParser, Gpu
 from tests.conformance.grid import FEATURES, FIRST, MODELS, check, machines, planned
@@ -20,6 +21,7 @@ LAYOUTS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("kimi-k2.5", {"gpu": "8xH200", "quant": "int4", "tp": 2, "pp": 4}),
     ("kimi-k2.5", {"gpu": "8xH200", "quant": "int4", "tp": 8, "dp": 8, "ep": 8}),
     ("kimi-k2.5", {"gpu": "8xH200", "nodes": 2, "quant": "int4", "tp": 16, "dp": 16, "ep": 16}),
+    ("deepseek-r1", {"gpu": "8xH200", "quant": "fp8", "tp": 8, "speculative": "mtp", "speculative_tokens": 2}),
     ("kimi-k2.5", {"gpu": "8xH200", "nodes": 2, "quant": "int4", "tp": 16}),
     ("kimi-k2.5", {"gpu": "8xH200", "nodes": 2, "quant": "int4", "tp": 8, "pp": 2}),
     ("kimi-k2.5", {"gpu": "8xB300", "quant": "nvfp4", "tp": 4, "dp": 2}),
@@ -79,6 +81,21 @@ def test_sglang_starts_an_estimated_configuration(
             assert understood["eager"] is feature.get("enforce_eager", False)
 
 
+@pytest.mark.parametrize(
+    ("model", "quant", "method", "algorithm"),
+    [("deepseek-r1", "fp8", "mtp", "EAGLE"), ("kimi-k2.5", "int4", "eagle3", "EAGLE3")],
+)
+def test_sglang_understands_the_drafter(
+    sglang: EngineParser, models: Models, model: str, quant: str, method: str, algorithm: str
+) -> None:
+    options: dict[str, Any] = {"gpu": "8xH200", "quant": quant, "tp": 8, "speculative": method}
+    (start,) = estimated(model, engine="sglang", speculative_tokens=2, **options)
+    answer = sglang.ask(start.argv, models.of(start), start.gpu, start.node_gpus)
+    assert answer.accepted, f"{answer.error}: {start}"
+    assert not differences(start, answer)
+    assert (answer.understood["algorithm"], answer.understood["drafts"]) == (algorithm, 2)
+
+
 def test_sglang_loads_the_vision_tower_that_it_cannot_leave_out(sglang: EngineParser, models: Models) -> None:
     (refusal,) = moeplan.estimate("kimi-k2.5", engine="sglang", gpu="8xH200", quant="int4", text_only=True).rejected
     assert "vision tower" in refusal.reason
@@ -86,9 +103,6 @@ def test_sglang_loads_the_vision_tower_that_it_cannot_leave_out(sglang: EnginePa
     assert "does not support ['KimiK25ForConditionalGeneration']" in answer.error
 
 
-@pytest.mark.xfail(
-    reason="the rule leaves out what SGLang keeps for prefill graphs and for attention ranks", strict=False
-)
 def test_the_planned_fraction_is_not_above_sglangs_own(sglang: EngineParser, models: Models) -> None:
     for start in planned("deepseek-v3", "sglang", [{"gpu": "8xH200"}]):
         place = start.argv.index("--mem-fraction-static")
@@ -139,5 +153,30 @@ def test_sglang_divides_pipeline_stages_over_nodes(sglang: EngineParser, models:
 
 def test_sglangs_default_chunk_is_the_planners(sglang: EngineParser, models: Models) -> None:
     understood = sglang.ask(BASE, models.named("kimi-k2.5", "int4"), H200, 8).understood
-    chunk = load_engine("sglang").at("max_num_batched_tokens", sglang.version).value
-    assert understood["batched_tokens"] == chunk
+    chosen = defaults(H200.bytes / 2**20, 8, load_engine("sglang"), sglang.version)
+    assert understood["batched_tokens"] == chosen.chunked_prefill
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("kimi-k2.5", {"gpu": "8xH200", "tp": 8}),
+        ("kimi-k2.5", {"gpu": "8xH200", "tp": 8, "enforce_eager": True}),
+        ("kimi-k2.5", {"gpu": "8xB300", "tp": 8, "max_num_seqs": 64}),
+        ("kimi-k2.5", {"gpu": "8xH200", "nodes": 2, "tp": 16, "pp": 1, "max_num_batched_tokens": 16384}),
+        ("deepseek-r1", {"gpu": "8xH200", "tp": 8, "dp": 8}),
+        ("deepseek-r1", {"gpu": "8xH200", "tp": 8, "dp": 8, "max_num_seqs": 256}),
+        ("deepseek-r1", {"gpu": "8xH200", "tp": 8, "speculative": "mtp"}),
+        ("qwen3-235b-a22b", {"gpu": "8xH100", "tp": 8}),
+        ("llama-3.1-70b", {"gpu": "8xL40S", "tp": 8}),
+        ("llama-3.1-70b", {"gpu": "8xA100-80", "tp": 2, "pp": 2, "max_num_batched_tokens": 1024}),
+        ("llama-3.1-70b", {"gpu": "8xRTX5090", "tp": 8, "max_model_len": 8192}),
+    ],
+    ids=str,
+)
+def test_the_fraction_is_sglangs_own(sglang: EngineParser, models: Models, model: str, options: dict[str, Any]) -> None:
+    (start,) = list(estimated(model, engine="sglang", **options))[:1]
+    place = start.argv.index("--mem-fraction-static")
+    argv = (*start.argv[:place], *start.argv[place + 2 :])
+    own = sglang.ask(argv, models.of(start), start.gpu, start.node_gpus).understood["utilization"]
+    assert start.candidate.settings["memory_utilization"] == pytest.approx(own, abs=6e-4)

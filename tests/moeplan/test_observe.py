@@ -132,9 +132,9 @@ def test_flags_are_preferred_to_the_log_and_said(log: Path) -> None:
 
 
 def test_what_moves_memory_unseen_is_said(log: Path) -> None:
-    log.write_text(LLAMA_19.replace("'enable_prefix_caching'", "'cpu_offload_gb': 4, 'enable_prefix_caching'"))
+    log.write_text(LLAMA_19.replace("'enable_prefix_caching'", "'enable_eplb': True, 'enable_prefix_caching'"))
     assert (
-        "cpu_offload_gb is set and moves memory that the prediction leaves out"
+        "enable_eplb is set and moves memory that the prediction leaves out"
         in report(log, LLAMA_8B, "--gpu", "H100")["notes"]
     )
 

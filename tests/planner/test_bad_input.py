@@ -17,6 +17,13 @@ from planner.options import Options
 
 SENSIBLE: dict[str, tuple[str | int | float | bool, ...]] = {
     "nodes": (1, 2, 3, "0", "4097"),
+    "mm_encoder_tp_mode": ("data", "weights", "pipeline"),
+    "max_loras": (1, 8, "0"),
+    "max_lora_rank": (16, 128, "17"),
+    "cpu_offload_gb": (10, "0.5", "-1", "ten"),
+    "speculative": ("mtp", "eagle3", "medusa"),
+    "speculative_tokens": (1, 3, "0"),
+    "calibration": ("none", "auto", "/no/such/file"),
     "ram": ("64GiB", "512GB", "2TiB", "12", "1EiB"),
     "ram_bandwidth": ("400GB/s", "1Gb/s", "fast"),
     "cpu": ("2xepyc-9004", "xeon-6", "pentium"),
@@ -60,7 +67,10 @@ SENSIBLE: dict[str, tuple[str | int | float | bool, ...]] = {
     "text_only": (True, False, "yes"),
     "kv_unified": (True, False),
     "enforce_eager": (True, False),
-    "calibration": ("none", "auto", "/no/such/file"),
+    "simulate": (True, False),
+    "arrival_rate": (1, "0.5", "0", "often"),
+    "length_variation": (0, "0.5", "-1"),
+    "routing": ("uniform", "power_law", "zipf"),
     "accept_length": (1, 2.6, "0", "many"),
 }
 MODELS = ("kimi-k2.5", "K2.5", "deepseek-r1", "qwen3-235b-a22b", "llama-3.1-70b", "gpt-2", "")

@@ -75,7 +75,10 @@ def test_max_model_len_is_the_context() -> None:
         ({"objective": "speed"}, "--objective: 'speed' is not allowed; balanced, throughput, latency"),
         ({"top": "0"}, "--top: '0' is not a whole number from 1 to 1000"),
         ({"top": ""}, "--top: '' is not a whole number"),
-        ({"engine": "ollama"}, "--engine: 'ollama' is not allowed; vllm, sglang, llama.cpp, ktransformers are"),
+        (
+            {"engine": "ollama"},
+            "--engine: 'ollama' is not allowed; vllm, sglang, llama.cpp, ktransformers, tensorrt-llm are",
+        ),
         ({"engine_version": "0.18"}, "--engine-version needs --engine"),
         ({"engine": "vllm", "engine_version": "latest"}, "'latest' is not a version; write 0.18 or 0.18.0"),
         ({"quant": "int3"}, "--quant: unknown quantization 'int3'; nearest: moonshotai/int4"),

@@ -226,5 +226,5 @@ def test_servers_listen_on_loopback() -> None:
     ],
 )
 def test_a_version_without_the_flag_is_refused(engine: str, version: str, given: dict[str, Any], reason: str) -> None:
-    outcome = outcome_of(exact=True, gpu="8xH200", engine=engine, engine_version=version, **given)
+    outcome = outcome_of("deepseek-r1", exact=True, gpu="8xH200", engine=engine, engine_version=version, **given)
     assert [(miss.reason, miss.remedy) for miss in outcome.missed] == [(reason, "use a newer --engine-version")]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from planner.search import search
 from tests.planner.planning import outcome_of, priced_of, request_of
+
+CONFIGS = Path(__file__).parents[1] / "profiles" / "data" / "configs"
 
 
 def refusal(**given: object) -> tuple[str, str]:
@@ -46,7 +51,14 @@ def test_an_expert_is_divided_into_whole_groups() -> None:
     ("given", "reason"),
     [
         ({"gpu": "8xV100-sxm-32", "engine": "vllm"}, "compute capability 7.0; the quantized kernels need 7.5"),
-        ({"gpu": "8xA100-80", "engine": "vllm", "tp": 8, "kv_dtype": "fp8"}, "MLA with fp8 KV has kernels for compute"),
+        (
+            {"gpu": "8xA100-80", "engine": "vllm", "tp": 8, "kv_dtype": "fp8"},
+            "fp8 KV needs compute capability 8.9, not 8.0",
+        ),
+        (
+            {"gpu": "8xA100-80", "engine": "sglang", "tp": 8, "kv_dtype": "fp8"},
+            "MLA with fp8 KV has kernels for compute",
+        ),
         ({"gpu": "m3-ultra", "engine": "vllm"}, "vLLM and SGLang have no production back end for Apple M3 Ultra"),
         ({"gpu": "8xMI300X", "engine": "sglang", "quant": "nvidia/nvfp4"}, "NVFP4 weights need an NVIDIA GPU"),
         ({"gpu": "none", "engine": "vllm"}, "vllm needs a GPU"),
@@ -56,6 +68,45 @@ def test_an_expert_is_divided_into_whole_groups() -> None:
 )
 def test_gpus_that_cannot_run_it(given: dict[str, Any], reason: str) -> None:
     assert reason in refusal(**given)[0]
+
+
+KV_ON_GPUS: tuple[tuple[str, str, str, str, str], ...] = (
+    ("vllm", "deepseek-v4-flash", "8xH200", "bf16", "use --kv-dtype fp8_ds_mla"),
+    ("vllm", "deepseek-v4-flash", "8xB200", "bf16", ""),
+    ("vllm", "deepseek-v4-flash", "8xB200", "fp8", ""),
+    ("vllm", "deepseek-v4-flash", "8xRTX-PRO-6000", "bf16", "use --kv-dtype fp8_ds_mla"),
+    ("vllm", "deepseek-v4-flash", "8xRTX-PRO-6000", "fp8_ds_mla", ""),
+    ("vllm", "deepseek-v4-flash", "8xA100-80", "fp8_ds_mla", "use another GPU or engine"),
+    ("vllm", "deepseek-v3.2", "8xH200", "fp8", "use --kv-dtype bf16 or fp8_ds_mla"),
+    ("vllm", "deepseek-v3.2", "8xMI300X", "fp8_ds_mla", "use --kv-dtype bf16 or fp8"),
+    ("vllm", "deepseek-v3.2", "8xA100-80", "bf16", "use another GPU or engine"),
+    ("sglang", "deepseek-v4-flash", "8xB200", "bf16", "use --kv-dtype fp8_ds_mla"),
+    ("sglang", "glm-5", "8xRTX-PRO-6000", "fp8_ds_mla", ""),
+    ("sglang", "deepseek-v3.2", "8xRTX-PRO-6000", "fp8_ds_mla", "use another GPU or engine"),
+)
+
+
+@pytest.mark.parametrize(("engine", "model", "gpu", "dtype", "remedy"), KV_ON_GPUS)
+def test_sparse_attention_reads_what_the_gpu_has_a_kernel_for(
+    engine: str, model: str, gpu: str, dtype: str, remedy: str
+) -> None:
+    outcome = outcome_of(model, exact=True, engine=engine, gpu=gpu, nodes=4, tp=8, pp=4, kv_dtype=dtype)
+    assert [miss.remedy for miss in outcome.missed if "has no kernel" in miss.reason] == ([remedy] if remedy else [])
+
+
+def test_the_kv_dtype_left_open_is_one_that_the_gpu_reads() -> None:
+    given: dict[str, Any] = {"exact": True, "engine": "vllm", "tp": 8}
+    for gpu, dtype in (("8xH200", "fp8_ds_mla"), ("8xB200", "bf16")):
+        (found,) = outcome_of("deepseek-v4-flash", gpu=gpu, **given).found
+        assert found.priced.config.kv_dtype == dtype
+
+
+def test_experts_of_sglang_divide_over_the_ranks() -> None:
+    """160 experts over 48 ranks: SGLang asserts, vLLM gives some ranks one more and cannot balance them."""
+    given: dict[str, Any] = {"exact": True, "gpu": "8xH200", "nodes": 6, "tp": 48, "ep": 48}
+    (miss,) = outcome_of("qwen3-coder-480b-a35b", engine="sglang", quant="bf16", **given).missed
+    assert miss.reason == "160 experts do not divide over 48 expert-parallel ranks"
+    assert miss.remedy.startswith("use ep 1, 2, 4, 5, 8")
 
 
 @pytest.mark.parametrize("tp", [2, 8])
@@ -170,9 +221,26 @@ def test_an_estimate_of_ktransformers_is_one_configuration() -> None:
     assert (priced.config.tp, priced.config.gpu_experts_per_layer) == (2, 1)
 
 
-def test_ktransformers_needs_the_cpus_instructions() -> None:
-    reason, _ = refusal(engine="ktransformers", gpu="H100", ram="1TiB", cpu="epyc-7003", quant="bf16")
-    assert reason == "BF16 needs a CPU with avx512f"
+@pytest.mark.parametrize(
+    ("cpu", "warning"),
+    [
+        ("epyc-9004", None),
+        ("epyc-7003", "RAWINT4 falls back to avx2 on this CPU: the kernels for avx512f are faster"),
+        (None, "RAWINT4 needs a CPU with avx512f or avx2: the CPU of this machine is not known (--cpu)"),
+    ],
+)
+def test_what_ktransformers_says_of_the_cpu(cpu: str | None, warning: str | None) -> None:
+    given = {} if cpu is None else {"cpu": cpu}
+    warnings = priced_of(engine="ktransformers", gpu="H100", ram="1TiB", **given).warnings
+    assert warnings == (() if warning is None else (warning,))
+
+
+def test_ktransformers_refuses_a_cpu_without_any_of_its_instructions() -> None:
+    request = request_of(engine="ktransformers", gpu="H100", ram="1TiB", cpu="epyc-9004", exact=True)
+    node = request.machine.nodes[0]
+    old = node._replace(host=node.host._replace(flags=frozenset({"sse4_2"})))
+    outcome = search(replace(request, machine=request.machine._replace(nodes=(old,))))
+    assert [miss.reason for miss in outcome.missed] == ["RAWINT4 needs a CPU with avx512f or avx2"]
 
 
 def test_a_narrowed_search_shows_nothing_else() -> None:
@@ -185,15 +253,65 @@ def test_a_narrowed_search_shows_nothing_else() -> None:
 
 def test_kv_heads_are_divided_or_replicated() -> None:
     """Grok-like geometry: 8 KV heads of 48 query heads at tp 6 are neither."""
-    from dataclasses import replace
-
-    from planner.engines.data_center import refused_layout
+    from planner.engines.constraints import refused_layout
+    from profiles.engines import load_engine
 
     request = request_of("llama-3.1-70b", exact=True, gpu="8xH100", engine="vllm", tp=2)
     model = replace(request.model, heads=48, kv_groups=(request.model.kv_groups[0]._replace(n_kv_heads=8),))
     config = priced_of("llama-3.1-70b", gpu="8xH100", engine="vllm", tp=2).config
     odd = replace(request, model=model)
-    assert refused_layout(odd, request.releases[0], config._replace(tp=6)) == (
+    assert refused_layout(odd, request.releases[0], config._replace(tp=6), load_engine(config.engine)) == (
         "8 KV heads are neither divided nor replicated by tp 6", "use tp 1, 2, 4, 8",
     )  # fmt: skip
-    assert refused_layout(odd, request.releases[0], config._replace(tp=4)) is None
+    assert refused_layout(odd, request.releases[0], config._replace(tp=4), load_engine(config.engine)) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "reason"),
+    [
+        ("qwen3-235b-a22b-fp8", {"gpu": "8xH200", "engine": "vllm", "engine_version": "0.19", "tp": 8},
+         "an expert's matrix of 1536 divided by 8 is not whole FP8 blocks of 128"),
+        ("deepseek-r1", {"gpu": "8xH200", "nodes": 16, "engine": "sglang", "tp": 64},
+         "a matrix of 18432 divided by 64 is not whole FP8 blocks of 128"),
+        ("kimi-k2.5", {"gpu": "8xH200", "engine": "vllm", "engine_version": "0.14.1", "tp": 8},
+         "vllm 0.14.1 does not know kimi_k25"),
+        ("kimi-k2.5", {"gpu": "8xH200", "engine": "sglang", "engine_version": "0.5.6", "tp": 8},
+         "sglang 0.5.6 does not know kimi_k25"),
+    ],
+)  # fmt: skip
+def test_what_engines_find_only_after_loading(model: str, given: dict[str, Any], reason: str) -> None:
+    name = {"qwen3-235b-a22b-fp8": f"{CONFIGS}/Qwen3-235B-A22B-FP8.json"}.get(model, model)
+    (miss,) = outcome_of(name, exact=True, **given).missed
+    assert miss.reason == reason
+    assert miss.remedy
+
+
+def test_experts_whole_or_refined_are_not_refused() -> None:
+    """Expert parallelism keeps experts whole, and since 0.30 vLLM refines their blocks."""
+    name = f"{CONFIGS}/Qwen3-235B-A22B-FP8.json"
+    for given in ({"ep": 8, "engine_version": "0.19"}, {"engine_version": "0.30"}, {"engine_version": "0.19", "tp": 4}):
+        assert outcome_of(name, exact=True, gpu="8xH200", engine="vllm", **({"tp": 8} | given)).found
+
+
+@pytest.mark.parametrize(("version", "runs"), [("0.17", False), ("0.18", True)])
+def test_mla_reads_an_fp8_cache_outside_the_data_centre_since_triton_does(version: str, runs: bool) -> None:
+    found = outcome_of(
+        exact=True, gpu="8xRTX-PRO-6000", engine="vllm", engine_version=version, tp=8, kv_dtype="fp8"
+    )  # fmt: skip
+    assert bool(found.found) is runs
+
+
+def test_advice_is_a_warning() -> None:
+    amd = priced_of(gpu="8xMI325X", engine="sglang", tp=8)
+    assert "sglang's guide for Kimi K2.5 advises at most tp 4 on AMD" in amd.warnings
+    assert not priced_of(gpu="8xMI325X", engine="sglang", tp=4).warnings
+    wide = priced_of(gpu="8xH200", nodes=8, engine="vllm", tp=64)
+    assert any("padded to 64 by Marlin" in warning for warning in wide.warnings)
+
+
+def test_tensorrt_llm_is_answered_and_never_searched() -> None:
+    reason, remedy = refusal(gpu="8xB200", engine="tensorrt-llm")
+    assert reason == "TensorRT-LLM loads Kimi K2.5 only as NVFP4, without images, not as int4_g32"
+    assert "NVFP4 release" in remedy
+    assert "how much memory it takes is not known" in refusal(gpu="8xB200", engine="tensorrt-llm", quant="nvfp4")[0]
+    assert {miss.engine for miss in outcome_of(gpu="8xB200").missed} <= {"vllm", "sglang", "llama.cpp", "ktransformers"}

@@ -37,8 +37,14 @@ def test_fp16_on_eight_h100_names_the_three_numbers() -> None:
     )
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang"])
-@pytest.mark.parametrize("gpu", ["8xH100", "4xA100-80", "2xH200", "4xrtx-4090"])
+@pytest.mark.parametrize(
+    ("engine", "gpu"),
+    [
+        *((engine, gpu) for engine in ("vllm", "sglang") for gpu in ("8xH100", "4xA100-80", "2xH200")),
+        # SGLang reserves so much for 124 ranks that no 24 GB card is left: it has no layout to name.
+        ("vllm", "4xrtx-4090"),
+    ],
+)
 def test_the_layout_that_is_named_starts(engine: str, gpu: str) -> None:
     texts = [text for _, text in misses(gpu=gpu, engine=engine, quant="int4") if text.startswith("the weights")]
     named = {found for text in texts for found in re.findall(r"as tp (\d+) x pp (\d+)( \(tight\))?", text)}

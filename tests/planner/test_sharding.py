@@ -56,11 +56,11 @@ def test_kimi_k25_at_tp_8_is_more_than_an_eighth() -> None:
 
 
 def test_kimi_k25_as_vllm_loads_it() -> None:
-    """vLLM reports 72.0 GiB with vision: the shards and the absorbed projections, about 0.1 GiB."""
+    """vLLM reports 72.0 GiB with vision and 71.2 without: the shards, and 0.15 to 0.2 GiB that they do not explain."""
     device = priced_of(gpu="8xH200", engine="vllm", tp=8).devices[0]
-    assert device.total("weights") / GIB == pytest.approx(72.0, abs=0.1)
+    assert device.total("weights") / GIB == pytest.approx(72.0, rel=0.003)
     text_only = priced_of(gpu="8xH200", engine="vllm", tp=8, text_only=True).devices[0]
-    assert text_only.total("weights") / GIB == pytest.approx(71.2, abs=0.15)
+    assert text_only.total("weights") / GIB == pytest.approx(71.2, rel=0.004)
 
 
 def test_what_replicates_at_tp_8_is_what_replicates() -> None:
@@ -89,7 +89,7 @@ def test_dp_8_with_ep_8_divides_the_experts_only() -> None:
     device = priced_of(gpu="8xH200", engine="vllm", tp=1, dp=8, ep=8, text_only=True).devices[0]
     entries = {entry.what: entry.bytes for entry in device.entries if entry.kind == "weights"}
     assert entries["routed experts"] == 48 * 60 * 3 * 8_257_544
-    assert sum(entries.values()) - entries["absorbed MLA projections"] == pytest.approx(88.4 * GIB, rel=0.005)
+    assert sum(entries.values()) == pytest.approx(88.4 * GIB, rel=0.002)
 
 
 def test_deepseek_r1_at_tp_8() -> None:
@@ -147,6 +147,13 @@ def test_stages_are_contiguous_and_even(layers: int, pp: int) -> None:
     assert max(sizes) - min(sizes) <= 1
     # The last stage holds the head as well.
     assert sizes[-1] == min(sizes)
+    assert [stop - first for first, stop in stage_layers(layers, pp, rest_last=True)] == sorted(sizes)
+
+
+@pytest.mark.parametrize(("engine", "layers"), [("vllm", "layers 0-30"), ("sglang", "layers 0-29")])
+def test_each_engine_divides_61_layers_its_own_way(engine: str, layers: str) -> None:
+    first = priced_of(gpu="8xH200", nodes=2, engine=engine, tp=8, pp=2).devices[0]
+    assert any(layers in entry.formula for entry in first.entries)
 
 
 @given(st.integers(1, 300_000), st.sampled_from((1, 2, 4, 8, 16, 32, 64)))

@@ -97,8 +97,9 @@ def test_goodput_counts_what_meets_both_bounds() -> None:
 
 
 def test_replicas_that_share_nothing_serve_in_parallel() -> None:
-    one = simulated(Traffic(), gpu="8xB200", tp=4, concurrency=16)
-    two = simulated(Traffic(), gpu="8xB200", engine="sglang", tp=4, dp=2, concurrency=32)
+    fraction = {"gpu": "8xB200", "engine": "sglang", "tp": 4, "gpu_memory_utilization": 0.88}
+    one = simulated(Traffic(), concurrency=16, **fraction)
+    two = simulated(Traffic(), dp=2, concurrency=32, **fraction)
     assert two.output_tokens_per_s > 1.7 * one.output_tokens_per_s
 
 

@@ -1,8 +1,8 @@
 """Puts `sglang.launch_server` argument lists through SGLang's own code: parser, resolution and cross-checks.
 
 Runs under the interpreter that setup.sh makes, for SGLang and for sglang-kt, its fork for KTransformers. Every line
-of standard input is a request (`argv` after the module's name, `model` the folder that stands for the model's name,
-`gpu` its name, CUDA capability and bytes, `gpus` on this node); every line of standard output is the answer. A `gpu`
+of standard input is a request (`argv` after the module's name, `model` and `drafter` the folders that stand for the names of
+both, `gpu` its name, CUDA capability and bytes, `gpus` on this node); every line of standard output is the answer. A `gpu`
 of None stops after the parser.
 
 Stood in for: `torch.cuda`'s questions about the GPU, the size that nvidia-smi would tell, and packages of kernels,
@@ -107,6 +107,8 @@ def common_answer(resolved: Any) -> dict[str, Any]:
         "sequences": resolved.max_running_requests,
         "attention": resolved.attention_backend,
         "served": resolved.served_model_name,
+        "algorithm": resolved.speculative_algorithm,
+        "drafts": resolved.speculative_num_steps or 0,
     }
 
 
@@ -174,12 +176,19 @@ def main() -> None:
         raise Refused(message)
 
     parser.error = error
+    if not fork:
+        # It asks the kernels' package, which is not here, whether it is as new as the one that SGLang requires.
+        kimi: Any = importlib.import_module("sglang.srt.arg_groups.model_overrides.kimi_k3")
+        assert callable(kimi._require_kimi_k3_cutedsl_dcp_support)
+        kimi._require_kimi_k3_cutedsl_dcp_support = lambda: None
     ranges = None if fork else rank_ranges(Path(importlib.import_module("sglang").__path__[0]))
     environment = dict(os.environ)
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         args = copy.deepcopy(parser.parse_args(request["argv"]))
         name, args.model_path = args.model_path, request["model"]
+        if getattr(args, "speculative_draft_model_path", None):
+            args.speculative_draft_model_path = request["drafter"]
         if request["gpu"] is None:
             return {"model": name}
         describe(request["gpu"], request["gpus"])

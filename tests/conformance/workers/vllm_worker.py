@@ -1,7 +1,7 @@
 """Puts `vllm serve` argument lists through vLLM's own code, up to the engine's complete configuration.
 
 Runs under the interpreter that setup.sh makes, not under the project's. Every line of standard input is a request
-(`argv` after `vllm serve`, `model` the folder that stands for the model's name, `gpu` its name, CUDA capability and
+(`argv` after `vllm serve`, `model` and `drafter` the folders that stand for the names of both, `gpu` its name, CUDA capability and
 bytes, `gpus` on this node); every line of standard output is the answer. A `gpu` of None stops after the parser,
 which is all that this CUDA build can say of other vendors' GPUs.
 
@@ -21,6 +21,7 @@ import pickle
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from stand_ins import Refused, StandIns
@@ -125,7 +126,7 @@ def read_models_once() -> None:
 def understood(config: Any) -> dict[str, Any]:
     """What the engine's configuration says in the end; `gpus` are those that this node's processes take."""
     parallel, cache, scheduler = config.parallel_config, config.cache_config, config.scheduler_config
-    multimodal = config.model_config.multimodal_config
+    multimodal, drafts = config.model_config.multimodal_config, config.speculative_config
     return {
         "tp": parallel.tensor_parallel_size,
         "pp": parallel.pipeline_parallel_size,
@@ -141,6 +142,13 @@ def understood(config: Any) -> dict[str, Any]:
         "batched_tokens": scheduler.max_num_batched_tokens,
         "eager": config.model_config.enforce_eager,
         "text_only": multimodal is None or multimodal.language_model_only,
+        "vision": None if multimodal is None else multimodal.mm_encoder_tp_mode,
+        "loras": 0 if config.lora_config is None else config.lora_config.max_loras,
+        "lora_rank": 0 if config.lora_config is None else config.lora_config.max_lora_rank,
+        "drafts": 0 if drafts is None else drafts.num_speculative_tokens,
+        "method": "" if drafts is None else drafts.method,
+        "offload": config.offload_config.uva.cpu_offload_gb,
+        "block": cache.block_size,
         "quantization": config.model_config.quantization,
         "served": config.model_config.served_model_name,
     }
@@ -161,6 +169,9 @@ def main() -> None:
     usage = importlib.import_module("vllm.usage.usage_lib").UsageContext.OPENAI_API_SERVER
     if not old:
         read_models_once()
+        registry: Any = importlib.import_module("vllm.model_executor.models.registry")
+        assert registry._SUBPROCESS_COMMAND[1:] == ["-m", registry.__name__]
+        registry._SUBPROCESS_COMMAND = [sys.executable, str(Path(__file__).with_name("vllm_model_class.py"))]
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         # The defaults are objects which the configuration is written into: the next request shall not see it.
@@ -169,6 +180,8 @@ def main() -> None:
         if hasattr(arguments, "validate_api_server_args"):
             arguments.validate_api_server_args(args)
         name, args.model = args.model_tag, request["model"]
+        if args.speculative_config and "model" in args.speculative_config:
+            args.speculative_config["model"] = request["drafter"]
         if request["gpu"] is None:
             return {"model": name}
         engine_args = engine.AsyncEngineArgs.from_cli_args(args)

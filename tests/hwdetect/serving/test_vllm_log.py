@@ -223,3 +223,17 @@ def test_arguments_of_every_form() -> None:
 def test_serving_lines_are_not_a_start() -> None:
     line = "INFO x [loggers.py:282] Engine 000: Avg prompt throughput: 115.2 tokens/s, GPU KV cache usage: 2.6%"
     assert read_startup([line] * 100) is None
+
+
+def test_arguments_that_place_weights() -> None:
+    line = (
+        "INFO x non-default args: {{'model': 'org/M', 'enable_lora': True, 'max_loras': 4, 'cpu_offload_gb': 12.5, "
+        "'mm_encoder_tp_mode': 'data'{more}}}\nINFO x Available KV cache memory: 1.0 GiB\n"
+    )
+    found = read(line.format(more=""))
+    assert found.settings == {
+        "max_loras": "4", "max_lora_rank": "16", "cpu_offload_gb": "12.5", "mm_encoder_tp_mode": "data",
+    }  # fmt: skip
+    assert found.unpriced == ()
+    # Without the vision tower it does not matter how it would be divided.
+    assert "mm_encoder_tp_mode" not in read(line.format(more=", 'language_model_only': True")).settings
