@@ -104,12 +104,25 @@ def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Pla
     with no_collection():
         model = read_model(options.model)
         inventory, source = read_inventory(options)
-        kernels, remarks = measured_kernels(options.calibration, inventory, source)
-        observed, notes = _observed(options, model, inventory, source)
-        return plan_on(
-            options, model, inventory, source,
-            exact=exact, progress=progress, kernels=kernels, observed=observed, notes=(*notes, *remarks),
-        )  # fmt: skip
+        return plan_calibrated(options, model, inventory, source, exact=exact, progress=progress)
+
+
+def plan_calibrated(
+    options: Options,
+    model: ModelSpec,
+    inventory: Inventory,
+    source: Source,
+    *,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> Plan:
+    """``plan_on`` with what was measured and observed on that hardware, as ``--calibration`` says."""
+    kernels, remarks = measured_kernels(options.calibration, inventory, source)
+    observed, notes = _observed(options, model, inventory, source)
+    return plan_on(
+        options, model, inventory, source,
+        exact=exact, progress=progress, kernels=kernels, observed=observed, notes=(*notes, *remarks),
+    )  # fmt: skip
 
 
 def _observed(

@@ -97,8 +97,7 @@ def described(values: Values) -> bool:
 
 def replan(values: Values, machine: Machine | None, alive: Alive) -> Answer:
     """The plan of the knobs. Raises ``Refused``."""
-    from moeplan.calibration import kernels_of
-    from moeplan.pipeline import plan_on, read_inventory, read_model
+    from moeplan.pipeline import plan_calibrated, read_inventory, read_model
 
     if not values.get("model"):
         raise Refused("a model is needed: Enter lists them", "model")
@@ -106,11 +105,10 @@ def replan(values: Values, machine: Machine | None, alive: Alive) -> Answer:
     with refusals("model"):
         model = read_model(options.model, alive)
     with refusals():
-        if machine is None:
-            inventory, source = read_inventory(options)
-            return answer_of(plan_on(options, model, inventory, source, progress=alive))
-        kernels = kernels_of(None, machine, detected=True)
-        return answer_of(plan_on(options, model, machine, "detected", progress=alive, kernels=kernels))
+        if machine is not None:
+            return answer_of(plan_calibrated(options, model, machine, "detected", progress=alive))
+        inventory, source = read_inventory(options)
+        return answer_of(plan_calibrated(options, model, inventory, source, progress=alive))
 
 
 def answer_of(plan: Plan) -> Answer:
@@ -346,10 +344,10 @@ _LISTS: Final = {
 
 
 def _detect() -> Machine:
-    from moeplan.api import detect
+    from moeplan.pipeline import read_inventory
 
     with refusals():
-        return detect()
+        return read_inventory(Options(""))[0]
 
 
 def _machine_view(machine: Machine) -> RenderableType:

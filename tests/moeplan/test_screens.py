@@ -11,6 +11,7 @@ import pytest
 from moeplan.api import plan as make_plan
 from moeplan.cli import main
 from moeplan.screens import COLUMNS, TOP, answer_of, choices, described, program, replan
+from moeplan.text import drawn
 from planner.plan import Plan
 from tests.moeplan.conftest import fitting
 from tui.knobs import KNOBS, turned
@@ -25,6 +26,16 @@ def test_the_plan_of_the_knobs_is_that_of_the_flags() -> None:
     answer = replan({"model": "kimi-k2.5", "gpu": "8xH200", "context": "64k"}, None, silent)
     assert answer.plan == make_plan("kimi-k2.5", gpu="8xH200", context="64k", top=TOP)
     assert answer.in_force["context"] == "65536"
+
+
+def test_without_hardware_the_plan_and_the_check_are_of_the_machine_that_was_detected() -> None:
+    real = program()
+    machine = real.detect()
+    answer = real.replan({"model": "kimi-k2.5"}, machine, silent)
+    assert answer.plan.hardware.source == "detected"
+    assert answer.rows
+    assert "checks" in drawn(real.check(machine, None, 1))
+    assert machine.nodes[0].name in drawn(real.machine_view(machine))
 
 
 @pytest.mark.parametrize(
