@@ -7,6 +7,8 @@ import os
 
 from tests.terminal.conftest import Terminal
 
+FOLDER = "kimi-k2.5-sglang-shell"
+
 
 def test_from_opening_to_a_saved_launch_file(terminal: Terminal) -> None:
     terminal.start("tui", size=(120, 40))
@@ -20,20 +22,16 @@ def test_from_opening_to_a_saved_launch_file(terminal: Terminal) -> None:
     terminal.wait_for("exec python3")
     terminal.press("s")
     terminal.wait_for("Save 2 files into the folder")
-    terminal.press("C-u")
-    terminal.type("start")
-    terminal.wait_for(" start ")
+    terminal.wait_for(FOLDER)
     terminal.press("Enter")
-    terminal.wait_for("2 files are in start")
-    script = terminal.folder / "start" / "launch.sh"
+    terminal.wait_for(f"2 files are in {FOLDER}")
+    script = terminal.folder / FOLDER / "launch.sh"
     assert "--model-path moonshotai/Kimi-K2.5" in script.read_text(encoding="utf-8")
     assert os.access(script, os.X_OK)
 
     terminal.press("s")
     terminal.wait_for("Save 2 files into the folder")
-    terminal.press("C-u")
-    terminal.type("start")
-    terminal.wait_for(" start ")
+    terminal.wait_for(FOLDER)
     terminal.press("Enter")
     terminal.wait_for("is there already")
     terminal.press("Escape")
