@@ -97,8 +97,7 @@ def described(values: Values) -> bool:
 
 def replan(values: Values, machine: Machine | None, alive: Alive) -> Answer:
     """The plan of the knobs. Raises ``Refused``."""
-    from moeplan.calibration import kernels_of
-    from moeplan.pipeline import plan_on, read_inventory, read_model
+    from moeplan.pipeline import measured_kernels, plan_on, read_inventory, read_model
 
     if not values.get("model"):
         raise Refused("a model is needed: Enter lists them", "model")
@@ -109,8 +108,8 @@ def replan(values: Values, machine: Machine | None, alive: Alive) -> Answer:
         if machine is None:
             inventory, source = read_inventory(options)
             return answer_of(plan_on(options, model, inventory, source, progress=alive))
-        kernels = kernels_of(None, machine, detected=True)
-        return answer_of(plan_on(options, model, machine, "detected", progress=alive, kernels=kernels))
+        kernels, notes = measured_kernels(None, machine, "detected")
+        return answer_of(plan_on(options, model, machine, "detected", progress=alive, kernels=kernels, notes=notes))
 
 
 def answer_of(plan: Plan) -> Answer:
