@@ -77,7 +77,8 @@ def candidate_key(release: PricedRelease, priced: Priced) -> tuple[object, ...]:
         config.engine, files.publisher, files.quantization, files.release,
         config.group.gpu.key if config.group is not None else None,
         config.tp, config.pp, config.dp, config.ep, config.dcp, config.attention_dp, config.kv_dtype,
-        config.placement, config.cpu_expert_layers, config.gpu_experts_per_layer, bool(config.disk_bytes),
+        config.placement, config.gpu_order, config.cpu_expert_layers, config.gpu_experts_per_layer,
+        bool(config.disk_bytes),
     )  # fmt: skip
 
 

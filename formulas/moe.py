@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import expm1, log, log1p, sqrt
 
 
@@ -51,8 +52,8 @@ def expected_distinct_experts_skewed(weights: Sequence[float], top_k: int, token
     >>> round(expected_distinct_experts_skewed(power_law_weights(384, 1.0), 8, 64), 1)
     178.7
     """
-    inclusion = inclusion_probabilities(weights, top_k)
-    return sum(1.0 if p >= 1 else -expm1(tokens * log1p(-p)) for p in inclusion)
+    inclusion = _inclusion(tuple(weights), top_k)
+    return sum([1.0 if p >= 1 else -expm1(tokens * log1p(-p)) for p in inclusion])
 
 
 def inclusion_probabilities(weights: Sequence[float], top_k: int) -> list[float]:
@@ -61,10 +62,15 @@ def inclusion_probabilities(weights: Sequence[float], top_k: int) -> list[float]
     >>> round(sum(inclusion_probabilities(power_law_weights(384, 1.2), 8)), 6)
     8.0
     """
+    return list(_inclusion(tuple(weights), top_k))
+
+
+@lru_cache(maxsize=64)
+def _inclusion(weights: tuple[float, ...], top_k: int) -> tuple[float, ...]:
     if not 0 < top_k <= len(weights):
         raise ValueError(f"need 0 < top_k <= {len(weights)}, not {top_k}")
     if top_k == len(weights):
-        return [1.0] * len(weights)
+        return (1.0,) * len(weights)
     low, high = 0.0, 1.0
     while sum(-expm1(-high * w) for w in weights) < top_k:
         high *= 2
@@ -74,7 +80,7 @@ def inclusion_probabilities(weights: Sequence[float], top_k: int) -> list[float]
             low = middle
         else:
             high = middle
-    return [-expm1(-high * w) for w in weights]
+    return tuple([-expm1(-high * w) for w in weights])
 
 
 def expected_busiest_share(tokens: float, top_k: int, experts: int, ranks: int) -> float:
@@ -92,6 +98,29 @@ def expected_busiest_share(tokens: float, top_k: int, experts: int, ranks: int) 
         return 1.0
     mean = tokens * top_k / ranks
     busiest = mean + sqrt(2 * mean * log(ranks))
+    return min(busiest / mean, float(ranks), float(experts))
+
+
+def expected_busiest_share_skewed(weights: Sequence[float], top_k: int, tokens: float, ranks: int) -> float:
+    """The same when expert ``i`` is chosen in proportion to ``weights[i]`` and experts lie on ranks by chance.
+
+    A rank's share of the inclusion probabilities ``p_i`` varies as the sum of ``E / ranks`` of them drawn without
+    replacement, ``T^2 E / ranks (1 - 1 / ranks) var(p)``, beside the Poisson variance ``m``; the largest of ``ranks``
+    is about ``m + sqrt(2 ln(ranks) (m + that))``. Uniform weights give the uniform formula.
+
+    >>> round(expected_busiest_share_skewed([1 / 384] * 384, 8, 64, 8), 2)
+    1.25
+    >>> round(expected_busiest_share_skewed(power_law_weights(384, 1.01), 8, 64, 8), 2)     # a K2.5 layer over 8 ranks
+    1.81
+    """
+    inclusion = _inclusion(tuple(weights), top_k)
+    if ranks <= 1 or tokens <= 0:
+        return 1.0
+    experts = len(inclusion)
+    mean = tokens * top_k / ranks
+    varied = sum([(p - top_k / experts) ** 2 for p in inclusion]) / experts
+    placed = tokens**2 * experts / ranks * (1 - 1 / ranks) * varied
+    busiest = mean + sqrt(2 * log(ranks) * (mean + placed))
     return min(busiest / mean, float(ranks), float(experts))
 
 

@@ -176,6 +176,17 @@ class Gpu(Model):
     partition: Maybe[TextFact] = None
 
 
+class GpuRate(Model):
+    """A rate that a benchmark measured on one of the GPUs that `device` names.
+
+    kernel: `memory_read`, `host_to_device` or `gpu_to_gpu`.
+    """
+
+    device: Text
+    kernel: Text
+    bytes_per_s: FloatFact
+
+
 class GpuStatus(Model):
     """How the search for GPUs ended. `no_devices` is a normal answer; so is a machine with no library."""
 

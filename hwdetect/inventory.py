@@ -18,6 +18,7 @@ from hwdetect.accelerators import (
     Fabric,
     Gpu,
     GpuMemory,
+    GpuRate,
     GpuStatus,
     GpuStatusCode,
     LinkKind,
@@ -75,6 +76,7 @@ __all__ = [
     "FloatFact",
     "Gpu",
     "GpuMemory",
+    "GpuRate",
     "GpuStatus",
     "GpuStatusCode",
     "HostMemory",
@@ -110,15 +112,21 @@ __all__ = [
 SCHEMA: Literal["moeplan.inventory/1"] = "moeplan.inventory/1"
 
 
+def _is_empty(value: object) -> bool:
+    return value == ()
+
+
 class Node(Model):
     """One machine. `environment` holds the device variables that are set, verbatim.
 
-    bus_gpus: accelerators that the PCI bus shows, whatever drivers say. container: what this process runs in.
+    gpu_rates: measured by a benchmark. bus_gpus: accelerators that the PCI bus shows, whatever drivers say. container:
+    what this process runs in.
     """
 
     name: Text
     gpus: tuple[Gpu, ...] = ()
     gpu_status: GpuStatus
+    gpu_rates: Annotated[tuple[GpuRate, ...], Field(exclude_if=_is_empty)] = ()
     driver_version: Maybe[TextFact] = None
     cuda_driver_version: Maybe[TextFact] = None
     cpu: Cpu = Field(default_factory=Cpu)

@@ -61,13 +61,14 @@ def memory(model: str, *, claims: bool = False, **options: Value) -> MemoryRepor
 
 
 def detect(*, engine_python: str | None = None, model_folder: str | None = None) -> Inventory:
-    """The hardware of this machine, every value with its provenance.
+    """The hardware of this machine, every value with its provenance, and what ``bench`` measured of it.
 
     engine_python: interpreter of an engine's environment. model_folder: where models are kept, if not in the cache.
     """
     from hwdetect.detect import detect as detect_machine
+    from moeplan.measured_rates import with_measured_rates
 
-    return detect_machine(engine_python=engine_python, model_directory=model_folder)
+    return with_measured_rates(detect_machine(engine_python=engine_python, model_directory=model_folder))
 
 
 def check(

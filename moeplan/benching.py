@@ -17,6 +17,7 @@ from hwdetect.bench.limits import last_level_cache_bytes, memory_allowance_bytes
 from hwdetect.bench.result import BenchRow
 from hwdetect.bench.suite import Outcome, Settings, run
 from hwdetect.facts import known
+from hwdetect.rates import disk_of
 from moeplan.bench_cases import (
     MEMORY_CASE,
     candidate_cases,
@@ -36,6 +37,7 @@ from planner.options import Options
 
 if TYPE_CHECKING:
     from hwdetect.inventory import Inventory
+    from planner.plan import Plan
 
 Progress = Callable[[int, int], None]
 Routing = Literal["uniform", "power_law", "replay"]
@@ -50,7 +52,10 @@ ROUTINGS: Final[tuple[Routing, ...]] = ("uniform", "power_law", "replay")
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """What ``moeplan bench`` was asked. ``trace`` makes the routing a replay; ``disk`` is a folder to read from."""
+    """What ``moeplan bench`` was asked. ``trace`` makes the routing a replay; ``disk`` is a folder to read from.
+
+    ``can_resume`` keeps what was measured so far for the next run of this machine.
+    """
 
     quick: bool = False
     threads: int | None = None
@@ -60,27 +65,32 @@ class BenchOptions:
     library: str | None = None
     disk: str | None = None
     calibration: str = AUTO
+    can_resume: bool = True
 
 
 def bench(
     target: str | None,
     chosen: BenchOptions,
     *,
+    plan: Plan | None = None,
     engine: str | None = None,
     quant: str | None = None,
     progress: Progress | None,
 ) -> BenchReport:
     """Measure the kernels of a plan, of a model's best configurations here, or of the default model.
 
-    Raises ``BadRequest``; what fails while measuring is in the report.
+    ``plan`` is one that was read already; ``target`` then only names it. Raises ``BadRequest``; what fails while
+    measuring is in the report.
     """
     from hwdetect.detect import detect
 
     inventory = detect()
     name = target or DEFAULT_MODEL
-    if is_plan(name):
+    if plan is None and is_plan(name):
+        plan = read_plan(Path(name))
+    if plan is not None:
         found: dict[KernelCase, None] = {}
-        for candidate in read_plan(Path(name)).candidates:
+        for candidate in plan.candidates:
             found.update(dict.fromkeys(candidate_cases(candidate)))
         cases = list(found)
     else:
@@ -104,7 +114,7 @@ def measure(
         pythons=(*settings.engine_pythons, *settings.pythons),
     )  # fmt: skip
     unfinished = data_folder() / "bench" / f"{machine}.json"
-    done = _taken_up(unfinished, stated, notes)
+    done = _taken_up(unfinished, stated, notes) if chosen.can_resume else ()
     troubles: set[str] = set()
     # What one core and all of them read says where more threads stop to help.
     memory_alone: list[BenchRow] = []
@@ -112,11 +122,14 @@ def measure(
     def report_of(outcome: Outcome) -> BenchReport:
         return BenchReport(
             schema="moeplan.bench/1", generated_by=GENERATED_BY, date=now(), fingerprint=machine, machine=words,
-            settings=stated, ended=outcome.ended, rows=(*outcome.rows, *memory_alone),
+            settings=stated, ended=outcome.ended,
+            rows=tuple([_placed(row, chosen, inventory) for row in (*outcome.rows, *memory_alone)]),
             not_measured=tuple(outcome.missing), notes=(*notes, *sorted(troubles)),
         )  # fmt: skip
 
     def keep(outcome: Outcome) -> None:
+        if not chosen.can_resume:
+            return
         try:
             unfinished.parent.mkdir(parents=True, exist_ok=True)
             write_whole(unfinished, report_of(outcome).to_json() + "\n", "results so far")
@@ -130,10 +143,18 @@ def measure(
             read = run([MEMORY_CASE], replace(settings, threads=threads, budget_s=None))
             memory_alone += read.rows
             outcome.ended = "interrupted" if read.ended == "interrupted" else outcome.ended
-    if outcome.ended == "done":
+    if outcome.ended == "done" and chosen.can_resume:
         with suppress(OSError):
             unfinished.unlink()
     return _stored(report_of(outcome), chosen.calibration)
+
+
+def _placed(row: BenchRow, chosen: BenchOptions, inventory: Inventory) -> BenchRow:
+    """A row about a disk names the disk, as its mount point."""
+    if row.kernel != "disk_read" or chosen.disk is None:
+        return row
+    disk = disk_of(Path(chosen.disk), inventory.nodes[0].disks)
+    return row.model_copy(update={"device": disk.mount}) if disk is not None else row
 
 
 def settings_of(chosen: BenchOptions, inventory: Inventory) -> tuple[Settings, list[str]]:

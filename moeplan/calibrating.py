@@ -53,6 +53,9 @@ def observed_starts(
     if found is None:
         raise BadRequest(f"--calibration {printable(choice)}: no such file")
     if found.fingerprint != here and source != "flags":
+        if choice == AUTO:
+            # As above; the kernels of the same file are refused with a note.
+            return (), ()
         raise BadRequest(f"--calibration {printable(choice)}: it is of another machine, {found.machine[:80]}")
     machine = machine_of(inventory, source)
     starts: list[ObservedStart] = []

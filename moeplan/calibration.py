@@ -10,12 +10,13 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -28,7 +29,7 @@ from planner.errors import BadRequest
 from planner.plan import Record
 
 if TYPE_CHECKING:
-    from hwdetect.inventory import Inventory
+    from hwdetect.inventory import Inventory, Software
 
 CALIBRATION_SCHEMA: Final = "moeplan.calibration/1"
 MAX_FILE_BYTES: Final = 16 << 20
@@ -37,6 +38,7 @@ MAX_STARTUPS: Final = 200
 STALE_AFTER: Final = timedelta(days=90)
 PACKAGES: Final = {"ggml": "xllamacpp", "onnxruntime_cpu": "onnxruntime"}
 """Whose version a provider's is, where it is installed beside this program."""
+_VERSION_OF: Final = r"(?:^|[ ,]){} ([0-9][^\s,()]*)"
 NONE: Final = "none"
 AUTO: Final = "auto"
 
@@ -66,6 +68,14 @@ class Calibration(Record):
     machine: str
     startups: tuple[Startup, ...] = ()
     kernels: tuple[MeasuredSeries, ...] = ()
+
+
+class LoadedSeries(NamedTuple):
+    """The series of a calibration that are evidence, those that are not and why, and what else is to be said."""
+
+    kept: tuple[MeasuredSeries, ...]
+    refused: dict[MeasuredSeries, str]
+    remarks: tuple[str, ...]
 
 
 def fingerprint(inventory: Inventory) -> str:
@@ -155,6 +165,12 @@ def load_kernels(
     of. Raises ``BadRequest`` for a file that was named and is none, or is of another machine than the one detected;
     what lies in the data folder is refused with a note instead.
     """
+    found = load_series(choice, inventory, detected=detected)
+    return found.kept, tuple(dict.fromkeys((*found.remarks, *found.refused.values())))
+
+
+def load_series(choice: str, inventory: Inventory, *, detected: bool = True) -> LoadedSeries:
+    """What ``load_kernels`` returns with the reason of each series by itself. Raises as it does."""
     machine = fingerprint(inventory)
     path = place_of(choice, machine)
     try:
@@ -162,22 +178,20 @@ def load_kernels(
         if found is None:
             if choice not in (AUTO, NONE):
                 raise BadRequest(f"--calibration {printable(choice)}: no such file")
-            return (), ()
+            return LoadedSeries((), {}, ())
         if detected and found.fingerprint != machine:
             raise BadRequest(f"--calibration {printable(str(path))}: it is of another machine, {found.machine[:80]}")
     except (BadRequest, OSError) as error:
         if choice != AUTO:
             raise
-        return (), (f"not used: {error}",)
-    kept: list[MeasuredSeries] = []
-    reasons = [] if detected else [f"kernels are used that were measured on {printable(found.machine[:200])}"]
-    for series in found.kernels:
-        reason = _stale(series)
-        if reason is None:
-            kept.append(series)
-        else:
-            reasons.append(reason)
-    return tuple(kept), tuple(dict.fromkeys(reasons))
+        return LoadedSeries((), {}, (f"not used: {error}",))
+    software = [one for node in inventory.nodes for one in node.software]
+    reasons = {series: _stale(series) or _renewed(series, software) for series in found.kernels}
+    return LoadedSeries(
+        tuple([series for series, reason in reasons.items() if reason is None]),
+        {series: reason for series, reason in reasons.items() if reason is not None},
+        () if detected else (f"kernels are used that were measured on {printable(found.machine[:200])}",),
+    )
 
 
 def _stale(series: MeasuredSeries) -> str | None:
@@ -208,8 +222,36 @@ def _stale(series: MeasuredSeries) -> str | None:
     return None
 
 
-def _kernel_key(one: MeasuredSeries) -> tuple[str, str, str, int | None]:
-    return one.series, one.provider, one.routing, one.threads
+def _renewed(series: MeasuredSeries, software: Sequence[Software]) -> str | None:
+    """Which package its interpreter has in another version now, as far as that interpreter was asked."""
+    if series.python is None:
+        return None
+    for one in software:
+        found = _VERSION_OF.format(re.escape(one.name))
+        measured = re.search(found, series.version)
+        installed = one.version.value if one.version is not None else None
+        if measured is None or installed is None or one.place is None:
+            continue
+        # What a package calls itself may lack the build that its metadata has, or the other way round.
+        is_same = measured[1].partition("+")[0] == installed.partition("+")[0]
+        if _environment(one.place) == _environment(series.python) and not is_same:
+            return (
+                f"kernels of {printable(series.provider)} are not used: measured with {printable(series.version)}, and "
+                f"{printable(series.python)} has {one.name} {installed} now; moeplan bench renews them"
+            )
+    return None
+
+
+def _environment(python: str) -> Path:
+    """The virtual environment of an interpreter, which has several names in it; else the interpreter itself."""
+    folder = Path(python).parent.resolve()
+    return folder.parent if (folder.parent / "pyvenv.cfg").is_file() else folder / Path(python).name
+
+
+def _kernel_key(one: MeasuredSeries) -> tuple[str, str, str, int | None, str]:
+    # A machine has several disks; another processor or GPU in its place replaces what was measured of the old one.
+    disk = one.device if one.series.startswith("disk_read/") else ""
+    return one.series, one.provider, one.routing, one.threads, disk
 
 
 def _joined(old: MeasuredSeries, new: MeasuredSeries) -> MeasuredSeries:

@@ -60,9 +60,9 @@ def run_check(
                 raise BadRequest(f"--inventory cannot be combined with {flag}: nothing is looked up on this machine")
         machine = read_inventory_file(Path(inventory))
     else:
-        from hwdetect.detect import detect
+        from moeplan.api import detect
 
-        machine = detect(engine_python=engine_python, model_directory=model_folder)
+        machine = detect(engine_python=engine_python, model_folder=model_folder)
     return check(machine, plan, rank=number, bench=_bench(bench), strict=strict, generated_by=GENERATED_BY)
 
 

@@ -50,11 +50,11 @@ def check_this_node(
     name: str, plan: str | None, rank: int, strict: bool, engine_python: str | None, model_folder: str | None
 ) -> str:
     """The check of the machine that this runs on, under the name that the cluster gave it, as JSON."""
-    from hwdetect.detect import detect
+    from moeplan.api import detect
     from planner.check import check
     from planner.plan import Plan
 
-    found = detect(engine_python=engine_python, model_directory=model_folder)
+    found = detect(engine_python=engine_python, model_folder=model_folder)
     machine = found.model_copy(update={"nodes": (found.nodes[0].model_copy(update={"name": name}),)})
     held_to = Plan.model_validate_json(plan) if plan is not None else None
     return check(machine, held_to, rank=rank, strict=strict, generated_by=GENERATED_BY).to_json()

@@ -12,13 +12,11 @@ from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
 from moeplan.calibrating import observed_starts
 from moeplan.cli.progress import progress_bar
-from moeplan.hub import Progress, fetch_hub_model, is_hub_id
 from planner.assemble import make_plan
 from planner.build import build_request
 from planner.calibrate import ObservedStart
 from planner.errors import BadRequest, Undetermined
 from planner.hardware import describe, machine_of
-from planner.memory_report import MemoryReport
 from planner.options import Options
 from planner.plan import Plan
 from planner.search import no_collection, search
@@ -30,6 +28,8 @@ from profiles.names import AmbiguousName, UnknownName
 
 if TYPE_CHECKING:
     from hwdetect.bench.measured import MeasuredSeries
+    from moeplan.hub import Progress
+    from planner.memory_report import MemoryReport
 
 GENERATED_BY = f"moeplan {__version__}"
 MAX_INVENTORY_BYTES = 1 << 30
@@ -55,6 +55,8 @@ def _read(text: str, progress: Progress | None) -> ModelSpec:
     try:
         return load_model(text)
     except UnknownName:
+        from moeplan.hub import fetch_hub_model, is_hub_id
+
         if not is_hub_id(text):
             raise
     if progress is not None or threading.current_thread() is not threading.main_thread():
@@ -73,8 +75,13 @@ def read_inventory(options: Options) -> tuple[Inventory, Source]:
     if options.describes_hardware:
         return describe(options), "flags"
     from hwdetect.detect import detect
+    from moeplan.calibration import AUTO
+    from moeplan.measured_rates import with_measured_rates
 
-    return detect(), "detected"
+    found = detect()
+    # What is stale is said once, of the kernels.
+    measured = with_measured_rates(found, options.calibration or AUTO).model_copy(update={"notes": found.notes})
+    return measured, "detected"
 
 
 def read_inventory_file(path: Path) -> Inventory:

@@ -15,6 +15,7 @@ from moeplan.text_numbers import gib, plural
 
 if TYPE_CHECKING:
     from hwdetect.inventory import Inventory, Node
+    from moeplan.bench_report import ClusterBench
     from planner.findings import CheckReport, Finding, Status
 
 SHOWN_NODES: Final = 6
@@ -63,15 +64,36 @@ def cluster_check_view(report: CheckReport) -> RenderableType:
             ("looked at", report.checked_at or "never: the machines are only described"),
         ]
     )
+    asking = [
+        finding
+        for finding in report.findings
+        if finding.status in ("fail", "warn") or (finding.status == "not_run" and (finding.required or report.strict))
+    ]
+    return stacked(verdict_line(report), head, _bars(report, well), *_groups(asking))
+
+
+def _groups(findings: Sequence[Finding]) -> list[RenderableType]:
+    """Findings that ask the same, said once."""
     groups: dict[tuple[str, str, str, str], list[Finding]] = {}
-    for finding in report.findings:
-        asks = finding.status in ("fail", "warn") or (
-            finding.status == "not_run" and (finding.required or report.strict)
-        )
-        if asks:
-            key = (finding.status, finding.code, finding.expected, finding.action)
-            groups.setdefault(key, []).append(finding)
-    return stacked(verdict_line(report), head, _bars(report, well), *[_group(members) for members in groups.values()])
+    for finding in findings:
+        groups.setdefault((finding.status, finding.code, finding.expected, finding.action), []).append(finding)
+    return [_group(members) for members in groups.values()]
+
+
+def cluster_bench_view(report: ClusterBench) -> RenderableType:
+    """One line for each node, then who gave no result or is slower than its peers."""
+    rows: list[list[str | Text]] = [
+        [
+            one.node, one.report.machine, f"{len(one.report.rows):,}",
+            f"{sum(not row.stable for row in one.report.rows):,}", f"{len(one.report.not_measured):,}",
+            one.report.calibration or "not kept",
+        ]
+        for one in report.nodes
+    ]  # fmt: skip
+    head = pairs([("measured", f"{report.target} on {plural(len(report.nodes), 'node')} at {report.date}")])
+    columns = ("node", "machine", ">cases", ">unstable", ">not measured", "kept in")
+    unlike = f"{plural(len(report.findings), 'finding')}" if report.findings else "no node stands out"
+    return stacked(head, table(columns, rows) if rows else None, heading(unlike), *_groups(report.findings))
 
 
 def _well(name: str, report: CheckReport) -> bool:

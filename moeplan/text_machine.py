@@ -61,6 +61,8 @@ def _facts(node: Node) -> Iterator[tuple[str, str, Fact[object]]]:
     names = list(dict.fromkeys(name for name, _ in same))
     for (name, fact), indices in sorted(same.items(), key=lambda item: names.index(item[0][0])):
         yield f"GPU {ranges(indices)}", name, fact
+    for rate in node.gpu_rates:
+        yield f"one {rate.device}", f"{rate.kernel}_bytes_per_s", rate.bytes_per_s
     yield from _of(("CPU", node.cpu), ("memory", node.memory))
     for numa in node.numa:
         yield from ((f"NUMA {numa.index}", name, fact) for name, fact in _walk(numa, ""))

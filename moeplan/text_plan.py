@@ -93,10 +93,11 @@ def header(plan: Plan, *, default_workload: bool) -> RenderableType:
     model, work, hardware = plan.model, plan.workload, plan.hardware
     share = model.active_parameters / model.parameters if model.parameters else 0.0
     images = f", {plural(work.images, 'image')} each" if work.images else ""
+    routing = "" if work.routing == "uniform" else ", experts chosen by a power law"
     asked = (
         f"{work.name}{' (the default)' if default_workload else ''}: {plural(work.concurrency, 'request')} "
         f"at a time of {work.input_tokens:,} + {work.output_tokens:,} tokens, "
-        f"context {work.context:,} tokens{images}"
+        f"context {work.context:,} tokens{images}{routing}"
     )
     return pairs(
         (

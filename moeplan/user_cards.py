@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from moeplan.text_safe import printable, shortened
 from planner.errors import BadRequest
+from profiles.card_header import card_header
 from profiles.cards import read_card
-from profiles.config_reader import read_config
+from profiles.config_reader import UnknownQuantization, read_config
 from profiles.headers.strictjson import load_json_object
 from profiles.library import built_in_id, load_model
-from profiles.model import ModelSpec
-from profiles.weights import holds_safetensors
+from profiles.model import ModelSpec, TensorGroup
+from profiles.weights import gguf_in, holds_safetensors
 
 if TYPE_CHECKING:
     from moeplan.hub import HubModel
@@ -31,43 +32,56 @@ _CONFIG, _QUANT_CONFIG = "config.json", "hf_quant_config.json"
 
 @dataclass(frozen=True, slots=True)
 class CardContent:
-    """What goes into a card. ``source`` says where ``config`` was read and when; ``spec`` has one release."""
+    """What goes into a card. ``source`` says what was read and when; ``spec`` has one release.
+
+    ``config`` is None for a GGUF, whose header is all there is.
+    """
 
     spec: ModelSpec
-    config: bytes
+    config: bytes | None
     quant_config: bytes | None
     license: str
     source: str
 
 
 def content_from_path(path: Path) -> CardContent:
-    """A ``config.json``, or the folder that has one: with safetensors there, the size is what their headers hold.
+    """A ``config.json``, weight files, or the folder of either: where there are weights, their headers say the size.
 
     Raises ``BadRequest`` and what ``load_model`` raises.
     """
+    if gguf := _gguf_at(path):
+        return CardContent(load_model(gguf), None, None, NOT_STATED, _source(gguf))
     is_weights = path.name.endswith(_WEIGHTS)
     config = path / _CONFIG if path.is_dir() else path.with_name(_CONFIG) if is_weights else path
     if config.suffix != ".json" or not config.is_file():
-        raise BadRequest(f"{printable(str(path))}: a card is made of a {_CONFIG} or the folder that has one")
+        raise BadRequest(
+            f"{printable(str(path))}: a card is made of a {_CONFIG}, safetensors beside one, a GGUF file, or the folder"
+            " of these"
+        )
     has_weights = is_weights or (path.is_dir() and holds_safetensors(path))
     spec = load_model(path if has_weights else config)
     beside = config.with_name(_QUANT_CONFIG)
-    day = datetime.fromtimestamp(config.stat().st_mtime, UTC).date()
     return CardContent(
         spec=spec,
         config=config.read_bytes(),
         quant_config=beside.read_bytes() if beside.is_file() else None,
         license=NOT_STATED,
-        source=f"{config.resolve()}, {day}",
+        source=_source(config),
     )
 
 
+def _gguf_at(path: Path) -> Path | None:
+    if path.is_dir():
+        return None if holds_safetensors(path) else gguf_in(path)
+    return path if path.name.casefold().endswith(".gguf") else None
+
+
+def _source(file: Path) -> str:
+    return f"{file.resolve()}, {datetime.fromtimestamp(file.stat().st_mtime, UTC).date()}"
+
+
 def content_from_hub(model: HubModel) -> CardContent:
-    """A model of the hub. Raises ``BadRequest`` for a GGUF, which has no ``config.json``."""
-    if model.config is None:
-        raise BadRequest(
-            f"{model.repository.id}: a card is made of a {_CONFIG}; add the repository the GGUF is made of"
-        )
+    """A model of the hub."""
     return CardContent(
         spec=model.spec,
         config=model.config,
@@ -90,7 +104,11 @@ def write_card(content: CardContent, card_id: str, folder: Path, *, force: bool)
     card = folder / f"{card_id}.toml"
     if card.exists() and not force:
         raise BadRequest(f"{printable(str(card))} exists; --force replaces it")
-    files = {f"configs/{card_id}.json": content.config}
+    files = {}
+    if content.config is not None:
+        files[f"configs/{card_id}.json"] = content.config
+    if _needs_header(content):
+        files[f"configs/{card_id}.header.json"] = card_header(content.spec)
     if content.quant_config is not None:
         files[f"configs/{card_id}.quant.json"] = content.quant_config
     files[card.name] = _toml(content, card_id).encode()
@@ -113,14 +131,18 @@ def write_card(content: CardContent, card_id: str, folder: Path, *, force: bool)
 def _toml(content: CardContent, card_id: str) -> str:
     spec = content.spec
     (release,) = spec.releases
-    # A card knows no headers: what the configuration does not explain is scaled to the size that they hold.
-    explained = release.published_bytes in (None, _configured_bytes(content))
+    needs_header = _needs_header(content)
+    # Where only the index is there, what the configuration does not explain is scaled to the size that it states.
+    explained = needs_header or release.published_bytes in (None, _bytes(spec.tensors))
     card: dict[str, str | bool | int] = {
         "id": card_id,
         "name": spec.name,
         "repository": spec.repository,
-        "config": f"{card_id}.json",
     }
+    if content.config is not None:
+        card["config"] = f"{card_id}.json"
+    if needs_header:
+        card["header"] = f"{card_id}.header.json"
     if content.quant_config is not None:
         card["quant_config"] = f"{card_id}.quant.json"
     card |= {
@@ -146,12 +168,26 @@ def _toml(content: CardContent, card_id: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _configured_bytes(content: CardContent) -> int:
+def _needs_header(content: CardContent) -> bool:
+    """Whether headers were read that hold other tensors than the configuration, read alone, implies."""
+    spec = content.spec
+    if content.config is None:
+        return True
+    if spec.releases[0].published_bytes != _bytes(spec.tensors):
+        return False
     config, quant_config = (
         None if text is None else load_json_object(text, len(text), "model configuration")
         for text in (content.config, content.quant_config)
     )
-    return sum(group.bytes for group in read_config(config or {}, id="card", quant_config=quant_config).tensors)
+    try:
+        configured = read_config(config or {}, id="card", quant_config=quant_config)
+    except UnknownQuantization:
+        return True
+    return frozenset(configured.tensors) != frozenset(spec.tensors)
+
+
+def _bytes(tensors: tuple[TensorGroup, ...]) -> int:
+    return sum(group.bytes for group in tensors)
 
 
 def _lines(values: dict[str, str | bool | int]) -> list[str]:

@@ -9,7 +9,7 @@ from formulas.units import GIB
 from planner import plan as out
 from planner.cases import kernel_cases
 from planner.cost import rent_cost
-from planner.engines.base import Config, Priced
+from planner.engines.base import Config, Priced, placed_gpus
 from planner.hardware import summary_text
 from planner.kv import layout_name
 from planner.launch import launch_of
@@ -52,6 +52,7 @@ def make_plan(request: Request, outcome: Outcome, inventory: dict[str, Any], gen
             output_tokens=demand.output_tokens,
             images=demand.images,
             prefix_cache_hit_rate=demand.prefix_cache_hit_rate,
+            routing=demand.routing,
             required_kv_tokens=demand.required_tokens(),
             ttft_s=request.bounds.ttft_s,
             tpot_s=request.bounds.tpot_s,
@@ -200,7 +201,7 @@ def used_gpus(request: Request, config: Config) -> list[str]:
     if config.group is None:
         return []
     if config.placement:
-        return [gpu.key for gpu in request.machine.nodes[config.group.nodes[0]].gpus[: len(config.placement)]]
+        return [gpu.key for gpu in placed_gpus(request.machine.nodes[config.group.nodes[0]], config)]
     return [config.group.gpu.key] * config.world
 
 
@@ -218,6 +219,8 @@ def settings_of(config: Config) -> dict[str, Any]:
         settings["attention_data_parallel"] = True
     if config.placement:
         settings["layers_per_gpu"] = list(config.placement)
+    if config.gpu_order:
+        settings["gpu_order"] = list(config.gpu_order)
     return settings
 
 
@@ -238,7 +241,7 @@ def _place(request: Request, config: Config, device: Device, offset: int) -> tup
         return (group.nodes[0] if group else device.node), 0
     position = device.first_index + offset
     if config.placement:
-        return group.nodes[0], request.machine.nodes[group.nodes[0]].gpus[position].driver_index
+        return group.nodes[0], placed_gpus(request.machine.nodes[group.nodes[0]], config)[position].driver_index
     node, index = divmod(position, config.world // config.nodes_used)
     return group.nodes[node], group.indices[index]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from math import exp, log, sqrt
 from typing import Final, Literal, NamedTuple
 
@@ -60,6 +61,7 @@ SPEED: Final = "speed"
 VERSION: Final = "1"
 
 
+@cache
 def fact(key: str) -> Fact:
     """A constant of the speed model."""
     return load_engine(SPEED).at(key, VERSION)

@@ -16,6 +16,7 @@ from planner.machine import Machine
 from planner.options import Options
 from planner.quantities import parse_count, parse_duration, parse_fraction, parse_tokens, shown
 from planner.request import OBJECTIVES, Bounds, Demand, Narrow, PricedRelease, Request, Settings, Traffic
+from planner.routing import ROUTINGS
 from profiles.drafters import Drafter, find_drafter
 from profiles.engines import UnknownVersion, version_tuple
 from profiles.library import find_releases
@@ -221,8 +222,12 @@ def _vllm_only(options: Options, engine: str | None) -> None:
 def _drafter(options: Options, model: ModelSpec, engine: str | None) -> Drafter | None:
     """The drafter of ``--speculative``. Raises ``BadRequest`` where the model has none of that method."""
     if options.speculative is None:
-        if options.speculative_tokens is not None:
-            raise BadRequest("--speculative-tokens needs --speculative")
+        for flag, value in (
+            ("--speculative-tokens", options.speculative_tokens),
+            ("--accept-length", options.accept_length),
+        ):
+            if value is not None:
+                raise BadRequest(f"{flag} needs --speculative")
         return None
     if engine not in (None, "vllm", "sglang"):
         raise BadRequest(f"--speculative is planned for vLLM and SGLang, not for {engine}")
@@ -290,6 +295,7 @@ def _demand(options: Options, model: ModelSpec, engine: str | None, *, exact: bo
             if options.images is not None
             else base.images,
             prefix_cache_hit_rate=base.prefix_cache_hit_rate or 0.0,
+            routing=_choice(options.routing, "--routing", ROUTINGS, "uniform"),  # type: ignore[arg-type]
         ),
         not exact,
     )

@@ -15,7 +15,7 @@ from formulas.storage import FORMATS, storage_format, tensor_bytes
 from hwdetect.bench.case import KernelCase, kernel_case
 from planner.engines.base import Config, Priced
 from planner.engines.tensor_parallel import Ranks, ranks_of
-from planner.kv import group_bytes_per_token
+from planner.kv import group_bytes_per_state
 from planner.request import PricedRelease, Request
 from planner.sharding import shard_shape
 from profiles.model import KvGroup, ModelSpec, Role, TensorGroup
@@ -61,7 +61,8 @@ class Use(NamedTuple):
 
     ``scale`` is the bytes of the stored weights over those of the case (a GGUF file mixes types within an expert);
     ``rows`` says whether its batch is the tokens of the step or its sequences (the head); ``window`` caps the context
-    of attention; ``phase`` in which it runs (MLA has a kernel for each).
+    of attention, of which one cached state holds ``tokens_per_state`` tokens; ``phase`` in which it runs (MLA has a
+    kernel for each).
     """
 
     what: str
@@ -71,6 +72,11 @@ class Use(NamedTuple):
     rows: Rows = "tokens"
     window: int | None = None
     phase: Phase = "both"
+    tokens_per_state: int = 1
+
+    def states(self, tokens: float) -> float:
+        """Cached states that a token sees of the ``tokens`` before it."""
+        return min(tokens, self.window or tokens) / self.tokens_per_state
 
 
 def at(use: Use, batch: int, context: int = 0) -> KernelCase:
@@ -91,7 +97,7 @@ def kernel_cases(request: Request, release: PricedRelease, priced: Priced) -> tu
     cases: dict[KernelCase, None] = {}
     for use in uses_of(request, release, config):
         tokens = lane * config.expert_group if is_expert_parallel(use, config) else lane
-        kept = min(context, use.window or context) if is_attention(use.case) else 0
+        kept = max(int(use.states(context)), 1) if is_attention(use.case) else 0
         if use.phase != "prefill":
             cases[at(use, tokens, kept)] = None
         if use.phase != "decode":
@@ -286,8 +292,8 @@ def _attention(model: ModelSpec, config: Config, ranks: Ranks) -> list[Use]:
             decode = kernel_case(kernel, _attention_dtype(config), heads=heads, **dims)
             prefill = kernel_case("gqa_prefill", _attention_dtype(config), heads=heads, **dims)
         scale = _cache_scale(group, config, ranks.tp)
-        uses.append(Use("attention", decode, layers, scale, window=group.window, phase="decode"))
-        uses.append(Use("attention", prefill, layers, window=group.window, phase="prefill"))
+        seen = Use("attention", decode, layers, scale, "tokens", group.window, "decode", group.tokens_per_state)
+        uses += [seen, seen._replace(case=prefill, scale=1.0, phase="prefill")]
     return uses
 
 
@@ -297,8 +303,8 @@ def _attention_dtype(config: Config) -> str:
 
 
 def _cache_scale(group: KvGroup, config: Config, tp: int) -> float:
-    """Bytes the cache takes per token over those of its plain vectors: scales, and the keys of an indexer."""
-    stored = group_bytes_per_token(group, config.kv_dtype, tp)
+    """Bytes a cached state takes over those of its plain vectors: scales, and the keys of an indexer."""
+    stored = group_bytes_per_state(group, config.kv_dtype, tp)
     if group.layout == "mla" and config.group is None:
         plain = vector_bytes(group.kv_lora_rank + group.rope_dim, config.kv_dtype)
         plain += vector_bytes(group.kv_lora_rank, config.kv_dtype)

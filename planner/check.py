@@ -34,7 +34,8 @@ def check(
 ) -> CheckReport:
     """Every check on every node of an inventory, against the candidate of this rank when a plan is given.
 
-    bench: what ``bench`` measured, or a calibration, as JSON. Raises ``BadRequest`` where no candidate has this rank.
+    bench: what ``bench`` measured, or a calibration, as JSON, instead of the rates in the inventory. Raises
+    ``BadRequest`` where no candidate has this rank.
     """
     limits = thresholds if thresholds is not None else load_thresholds()
     candidate = _candidate(plan, rank) if plan is not None else None

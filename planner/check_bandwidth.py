@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from hwdetect.inventory import Node
+from hwdetect.inventory import FloatFact, Node
 from planner.check_links import facts_of
 from planner.findings import Findings
 from profiles.gpus import GpuFacts
@@ -41,15 +41,35 @@ def check_bandwidths(found: Findings, node: Node, thresholds: Thresholds, bench:
         wanted.append(("all_reduce", least.least.get("all_reduce"), least.source, thresholds.least_all_reduce.value))
     for kernel, rate, source, least_bytes in wanted:
         if rate is not None:
-            _judge(found, kernel, rate, source, best(bench, kernel, facts, least_bytes))
+            _judge(found, kernel, rate, source, measured_rate(node, bench, kernel, facts, least_bytes))
 
 
-def _judge(found: Findings, kernel: str, rate: float, source: str, measured: Measured | None) -> None:
+def measured_rate(
+    node: Node, bench: Mapping[str, Any] | None, kernel: str, facts: GpuFacts, least_bytes: float = 0.0
+) -> Measured | str:
+    """The rate of a kernel by ``bench`` or, without one, by the node's own inventory; else why there is none."""
+    if bench is not None:
+        return best(bench, kernel, facts, least_bytes) or "not measured"
+    own = [rate for rate in node.gpu_rates if rate.kernel == kernel and rate.device in (facts.key, facts.reported_name)]
+    found = [
+        Measured(rate.bytes_per_s.value, 0.0, _told(rate.bytes_per_s))
+        for rate in own
+        if rate.bytes_per_s.value is not None and rate.bytes_per_s.provenance == "measured"
+    ]
+    reasons = [rate.bytes_per_s.reason for rate in own if rate.bytes_per_s.reason is not None]
+    return max(found, key=lambda one: one.bytes_per_s, default=next(iter(reasons), "not measured"))
+
+
+def _told(fact: FloatFact) -> str:
+    return fact.source if fact.at is None else f"{fact.source}, {fact.at:%Y-%m-%d %H:%M} UTC"
+
+
+def _judge(found: Findings, kernel: str, rate: float, source: str, measured: Measured | str) -> None:
     code, expected = f"bandwidth_{kernel}", f"at least {rate / 1e9:,.0f} GB/s"
-    if measured is None:
+    if isinstance(measured, str):
         found.add(
-            code, "not_run", "node", expected=expected, actual="not known: not measured", evidence=source,
-            action="measure it: moeplan bench, then check with --bench FILE", required=False,
+            code, "not_run", "node", expected=expected, actual=f"not known: {measured}", evidence=source,
+            action="measure it on this machine: moeplan bench", required=False,
         )  # fmt: skip
         return
     status = "pass" if measured.bytes_per_s >= rate else "fail"

@@ -134,6 +134,7 @@ class Evidence:
         # Of several measurements of one series the engine's own kernels and even routing come last, and stay.
         self._measured = {series.series: series for series in ours if series.threads is None}
         self._curves: dict[tuple[str, str, tuple[tuple[str, int], ...]], Curve] = {}
+        self._groups: dict[tuple[str, str, bool], tuple[KernelGroup, float]] = {}
 
     def curve(self, case: KernelCase) -> Curve:
         """The curve of a case's series. Raises ``MissingFact`` when nothing at all is known of its kernel."""
@@ -164,21 +165,31 @@ class Evidence:
         if case.kernel == "router":
             # A projection like any other, as far as the tables go.
             case = kernel_case("dense", case.quantization, out=case.dim("experts"), in_=case.dim("hidden"))
+        # Both engines leave NVLink-less machines of more than two GPUs to NCCL.
+        nccl = case.kernel == "all_reduce" and self.gpu.link == "pcie" and case.dim("ranks") > 2
+        key = (case.kernel, case.quantization, nccl)
+        if key not in self._groups:
+            self._groups[key] = self._nearest_group(case, "nccl" if nccl else self.engine)
+        group, widening = self._groups[key]
+        row, apart = _nearest(case, group)
+        widest = load_engine("speed").at("other_shape_spread", "1").value
+        return table_curve(row, widening * (widest if apart > 0.1 else 1.0))
+
+    def _nearest_group(self, case: KernelCase, reduced_by: str) -> tuple[KernelGroup, float]:
+        """The tables that stand in for a kernel and format, and the factor by which that widens the range."""
         best: tuple[float, KernelGroup, float] | None = None
         for gpu, far in _donors(self.gpu, case.kernel == "all_reduce"):
             if best is not None and best[0] <= far[0]:
                 break
             for group in kernel_groups(gpu).get(case.kernel, ()):
-                distance, widening = self._distance(case, group)
+                distance, widening = self._distance(case, group, reduced_by)
                 if best is None or far[0] + distance < best[0]:
                     best = (far[0] + distance, group, far[1] * widening)
         if best is None:
             raise MissingFact(f"no measured series of {case.kernel}")
-        row, apart = _nearest(case, best[1])
-        widest = load_engine("speed").at("other_shape_spread", "1").value
-        return table_curve(row, best[2] * (widest if apart > 0.1 else 1.0))
+        return best[1], best[2]
 
-    def _distance(self, case: KernelCase, group: KernelGroup) -> tuple[float, float]:
+    def _distance(self, case: KernelCase, group: KernelGroup, reduced_by: str) -> tuple[float, float]:
         """How far a group of tables is from the case, and the factor by which that widens its range."""
         facts = load_engine("speed")
         distance, widening = 0.0, facts.at("table_spread", "1").value
@@ -187,10 +198,8 @@ class Evidence:
             distance += 20.0 + 10.0 * abs(log(_bits(group.format) / _bits(kind)))
             widening *= facts.at("other_format_spread", "1").value
         if group.kernel == "all_reduce":
-            # Both engines leave NVLink-less machines of more than two GPUs to NCCL.
-            wanted = "nccl" if self.gpu.link == "pcie" and case.dim("ranks") > 2 else self.engine
-            if group.engine != wanted:
-                distance += 100.0 if "nccl" in (group.engine, wanted) else 4.0
+            if group.engine != reduced_by:
+                distance += 100.0 if "nccl" in (group.engine, reduced_by) else 4.0
         elif group.engine != self.engine:
             distance += 4.0
             widening *= facts.at("other_engine_spread", "1").value
@@ -247,9 +256,13 @@ def _donors_of(
     return tuple(sorted(found, key=lambda one: one[1]))
 
 
-@cache
 def table_curve(row: KernelRow, spread: float) -> Curve:
     """The curve of a table."""
+    return _plain_curve(row)._replace(spread=spread)
+
+
+@cache
+def _plain_curve(row: KernelRow) -> Curve:
     floor = _floor_s(row)
     logs, efficiencies = [], []
     for x, roofline, seconds in table_points(row):
@@ -258,7 +271,7 @@ def table_curve(row: KernelRow, spread: float) -> Curve:
     names = ".".join([f"{name}{size}" for name, size in row.dims])
     version = ".".join([str(number) for number in row.version])
     return Curve(
-        floor, tuple(logs), tuple(efficiencies), spread,
+        floor, tuple(logs), tuple(efficiencies), 1.0,
         f"{row.kernel}/{row.format}/{names}, {row.engine} {version}: {row.source}", format=row.format,
     )  # fmt: skip
 
@@ -266,9 +279,10 @@ def table_curve(row: KernelRow, spread: float) -> Curve:
 def table_points(row: KernelRow) -> list[tuple[float, float, float]]:
     """Points of a table as x, seconds of the roofline of its GPU, and seconds."""
     gpu = _gpu_facts(row.gpu)
+    flops = dict(gpu.dense_flops_per_s)
     found = []
     for at, seconds in row.points:
-        x, roofline = _table_point(row, at, gpu.bandwidth_bytes_per_s, dict(gpu.dense_flops_per_s), gpu.link)
+        x, roofline = _table_point(row, at, gpu.bandwidth_bytes_per_s, flops, gpu.link)
         found.append((x, roofline, seconds))
     return found
 

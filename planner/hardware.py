@@ -241,7 +241,7 @@ def _plain_node(node: Node, source: Literal["flags", "detected", "file"], notes:
         "flags" if source == "flags" else "reported",
         known(bandwidth),
         # What a person says the memory delivers was measured by somebody; a table knows only modules.
-        "nominal" if bandwidth is None or bandwidth.provenance == "table" else "measured",
+        "nominal" if bandwidth is None or bandwidth.value is None or bandwidth.provenance == "table" else "measured",
         int(cores) if cores else None,
         known(cpu.sockets) or 1,
         frozenset(known(cpu.flags) or ()),

@@ -132,7 +132,7 @@ def step_rows(uses: Iterable[Use], evidence: CpuEvidence, batch: int, context: i
     for use in uses:
         if use.phase == "prefill" or use.case.kernel not in CPU_KERNELS:
             continue
-        kept = min(context, use.window or context) if is_attention(use.case) else 0
+        kept = max(int(use.states(context)), 1) if is_attention(use.case) else 0
         case = at(use, batch, kept)
         found = evidence.measured(case)
         # Attention on a CPU is bound by its operations, which the bytes of the cache's scales do not change.

@@ -30,6 +30,7 @@ class Options:
     input_tokens: str | None = None
     output_tokens: str | None = None
     images: str | None = None
+    routing: str | None = None
     workload: str | None = None
     ttft: str | None = None
     tpot: str | None = None

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any, Final
 
 from hwdetect.inventory import Node, known
-from planner.check_bandwidth import best
+from planner.check_bandwidth import measured_rate
 from planner.check_links import facts_of
 from planner.findings import Finding, NodeSummary, Status
 from profiles.health import Thresholds
@@ -41,8 +41,8 @@ def summary_of(node: Node, bench: Mapping[str, Any] | None) -> NodeSummary:
         if rate is not None and rate.provenance == "measured" and rate.value:
             rates[f"disk {disk.mount}"] = rate.value
     if first is not None:
-        measured = ((kernel, best(bench, kernel, first, 0.0)) for kernel in KERNELS)
-        rates |= {kernel: one.bytes_per_s for kernel, one in measured if one is not None}
+        measured = ((kernel, measured_rate(node, bench, kernel, first)) for kernel in KERNELS)
+        rates |= {kernel: one.bytes_per_s for kernel, one in measured if not isinstance(one, str)}
     hardware = ", ".join(f"{count}x {key}" for key, count in sorted(counts.items())) or "no GPU"
     return NodeSummary(
         node=node.name,

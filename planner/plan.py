@@ -385,6 +385,7 @@ class WorkloadRef(Record):
     output_tokens: int
     images: int = 0
     prefix_cache_hit_rate: float = 0.0
+    routing: Literal["uniform", "power_law"] = "uniform"
     required_kv_tokens: int
     ttft_s: float | None = None
     tpot_s: float | None = None

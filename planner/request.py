@@ -20,7 +20,10 @@ OBJECTIVES: Final = ("balanced", "throughput", "latency", "context", "cost", "qu
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What has to be served. Lengths are tokens; ``prefix_cache_hit_rate`` is the share of input found in cache."""
+    """What has to be served. Lengths are tokens; ``prefix_cache_hit_rate`` is the share of input found in cache.
+
+    ``routing`` is how its tokens choose experts.
+    """
 
     name: str
     context: int
@@ -29,6 +32,7 @@ class Demand:
     output_tokens: int
     images: int = 0
     prefix_cache_hit_rate: float = 0.0
+    routing: Literal["uniform", "power_law"] = "uniform"
 
     def required_tokens(self, replicas: int = 1, block: int = 1) -> int:
         """KV tokens one of ``replicas`` must hold: one whole context, and its share of the requests.

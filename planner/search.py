@@ -12,7 +12,7 @@ from formulas.units import GIB
 from planner.calibrate import calibrated
 from planner.cost import cheapest_rent
 from planner.engines import ENGINE_NAMES, load_engine_model
-from planner.engines.base import Config, Engine, Priced, Refusal
+from planner.engines.base import Config, Engine, Priced, Refusal, placed_gpus
 from planner.ledger import shortest
 from planner.request import PricedRelease, Request
 from planner.speed import Speed, speed_of
@@ -270,7 +270,7 @@ def _dollars(request: Request, found: Found) -> float:
     if config.group is None:
         return 0.0
     if config.placement:
-        keys = [gpu.key for gpu in request.machine.nodes[config.group.nodes[0]].gpus[: len(config.placement)]]
+        keys = [gpu.key for gpu in placed_gpus(request.machine.nodes[config.group.nodes[0]], config)]
     else:
         keys = [config.group.gpu.key] * config.world
     dollars = 0.0

@@ -41,7 +41,8 @@ def serve(request: Request, release: PricedRelease, priced: Priced, concurrency:
     admitted = admitted_requests(request, priced, offered)
     lanes = 1.0 if config.engine in OFFLOADERS else float(config.dp)
     lane = max(admitted / lanes, 1.0)
-    width, accepted = speculation(request)
+    # llama.cpp and KTransformers are planned without drafts.
+    width, accepted = (1.0, (1.0, 1.0, 1.0)) if config.engine in OFFLOADERS else speculation(request)
     context = demand.input_tokens + output / 2
     step = decode_step(request, release, priced, lane, context, width)
     if width > 1:

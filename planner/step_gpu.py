@@ -11,7 +11,6 @@ from math import exp
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from formulas.kv_cache import vector_bytes
-from formulas.moe import expected_busiest_share, expected_distinct_experts
 from formulas.roofline import all_reduce_s, all_to_all_s, mla_decode_flops
 from formulas.storage import storage_format, tensor_bytes
 from hwdetect.bench.case import KernelCase, kernel_case
@@ -22,6 +21,7 @@ from planner.engines.tensor_parallel import Ranks, ranks_of
 from planner.evidence import Curve, Evidence, peak_flops
 from planner.machine import Gpu
 from planner.request import PricedRelease, Request
+from planner.routing import Routing, busiest_share, distinct_experts
 from profiles.engines import version_tuple
 from profiles.model import ModelSpec
 
@@ -206,7 +206,7 @@ def gpu_decode(
     steps = compiled(request, release, config)
     micro = max(batch, 1.0) * width
     routed = micro * config.expert_group
-    at = Place(gpu, ranks, config.dcp, platform_factor(gpu))
+    at = Place(gpu, ranks, config.dcp, platform_factor(gpu), request.demand.routing)
     terms = [_row_term(row, at, micro, routed, context / width, decode=True) for row in steps.decode]
     factor = platform_factor(gpu)
     small = fact("small_kernel_s")
@@ -227,7 +227,7 @@ def gpu_prefill(request: Request, release: PricedRelease, config: Config, tokens
     assert config.group is not None
     gpu, model, ranks = config.group.gpu, request.model, ranks_of(config)
     steps = compiled(request, release, config)
-    at = Place(gpu, ranks, 1, platform_factor(gpu))
+    at = Place(gpu, ranks, 1, platform_factor(gpu), request.demand.routing)
     terms = [_row_term(row, at, tokens, tokens * config.expert_group, cached, decode=False) for row in steps.prefill]
     terms += collectives(request, config, ranks, tokens, model)
     small = fact("small_kernel_s")
@@ -260,6 +260,7 @@ class Place(NamedTuple):
     ranks: Ranks
     dcp: int
     latency_factor: float
+    routing: Routing
 
 
 def _row_term(
@@ -292,21 +293,24 @@ def _timed(kernel: Kernel, at: Place, rows: float, context: float, *, decode: bo
     x = rows
     if name == "grouped_moe":
         total, top_k, here = kernel.experts_total, kernel.top_k, kernel.experts
-        share = here / total
-        if at.ranks.expert_ranks > 1:
-            share *= expected_busiest_share(rows, top_k, total, at.ranks.expert_ranks)
-        hit = min(expected_distinct_experts(total, top_k, rows) * share, here, rows * top_k)
+        share = load = here / total
+        ranks = at.ranks.expert_ranks
+        if ranks > 1:
+            # The rank with the most tokens has not that many more of the experts.
+            share *= busiest_share("uniform", total, top_k, rows, ranks)
+            load *= busiest_share(at.routing, total, top_k, rows, ranks)
+        hit = min(distinct_experts(at.routing, total, top_k, rows) * share, here, rows * top_k)
         x = rows * top_k / total
         moved += hit * kernel.expert_bytes
-        flops *= top_k * share
+        flops *= top_k * load
     elif name.endswith("_decode"):
-        cached = rows * max(min(context, use.window or context) / at.dcp, 1.0)
+        cached = rows * max(use.states(context) / at.dcp, 1.0)
         moved += kernel.cached_bytes * cached
         flops += kernel.cached_flops * cached
         x = cached
     elif name.endswith("_prefill"):
-        before = min(context, use.window or context)
-        flops = kernel.cached_flops * rows * (before + min(rows, use.window or rows) / 2)
+        before = use.states(context)
+        flops = kernel.cached_flops * rows * (before + use.states(rows) / 2)
         moved += kernel.cached_bytes * before
     by_bytes, by_flops = moved / at.gpu.bandwidth, flops / kernel.peak if kernel.peak else 0.0
     roofline = by_bytes if by_bytes > by_flops else by_flops

@@ -10,17 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from formulas.kv_cache import cached_tokens
-from formulas.moe import expected_distinct_experts
 from formulas.roofline import attention_flops, mla_decode_flops
 from planner.budget import Budget, Term, fact, merged, spread_of
-from planner.engines.base import Priced
+from planner.engines.base import Priced, placed_gpus
 from planner.evidence import measured_rate
-from planner.kv import group_bytes_per_token
+from planner.kv import group_bytes_per_state
 from planner.machine import Gpu, Host, Node
 from planner.measured_cpu import step_terms
 from planner.request import PricedRelease, Request
+from planner.routing import distinct_experts
 from planner.step_gpu import gpu_prefill
-from profiles.model import ModelSpec
+from profiles.model import KvGroup, ModelSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,8 +55,9 @@ def placement_of(priced: Priced) -> tuple[object, ...]:
     config, group = priced.config, priced.config.group
     place = (group.gpu.key, group.nodes[0]) if group is not None else None
     return (
-        config.engine, config.version, place, config.tp, config.kv_dtype, config.placement, config.cpu_expert_layers,
-        config.gpu_experts_per_layer, config.disk_bytes, config.batched_tokens, priced.cpu_expert_bytes,
+        config.engine, config.version, place, config.tp, config.kv_dtype, config.placement, config.gpu_order,
+        config.cpu_expert_layers, config.gpu_experts_per_layer, config.disk_bytes, config.batched_tokens,
+        priced.cpu_expert_bytes,
     )  # fmt: skip
 
 
@@ -83,13 +84,39 @@ def node_of(request: Request, priced: Priced) -> Node:
     return request.machine.nodes[group.nodes[0] if group is not None else 0]
 
 
-def gpu_bandwidth(request: Request, priced: Priced, gpu: Gpu) -> float:
-    """Bytes per second of the GPUs that layers lie on, one after another: the harmonic mean over the layers."""
-    gpus, layers = node_of(request, priced).gpus, priced.config.placement
-    if not sum(layers):
-        return gpu.bandwidth
-    seconds = sum([count / one.bandwidth for count, one in zip(layers, gpus, strict=False)])
-    return sum(layers) / seconds if seconds else gpu.bandwidth
+class Bandwidths(NamedTuple):
+    """Bytes per second of memory that GPUs read one after another: of what every token uses, of routed experts on
+    GPUs, and of the cache.
+    """
+
+    always: float
+    experts: float
+    cache: float
+
+
+def gpu_bandwidths(request: Request, priced: Priced, gpu: Gpu) -> Bandwidths:
+    """The bandwidths of a placement: harmonic means over the GPUs, by the bytes that lie on each."""
+    config, shards = priced.config, priced.shards
+    if len({one.bandwidth for one in placed_gpus(node_of(request, priced), config)}) < 2:
+        return Bandwidths(gpu.bandwidth, gpu.bandwidth, gpu.bandwidth)
+    moved, seconds = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
+    start, last = 0, len(config.placement) - 1
+    for place, one in enumerate(placed_gpus(node_of(request, priced), config)):
+        layers = range(start, start + config.placement[place])
+        parts = (
+            sum([shards.layers[layer].always for layer in layers]) + (shards.lm_head if place == last else 0),
+            sum([
+                shards.layers[layer].expert * shards.layers[layer].experts
+                for layer in layers
+                if layer >= config.cpu_expert_layers
+            ]),
+            len(layers),
+        )  # fmt: skip
+        for kind, size in enumerate(parts):
+            moved[kind] += size
+            seconds[kind] += size / one.bandwidth
+        start = layers.stop
+    return Bandwidths(*[size / time if time else gpu.bandwidth for size, time in zip(moved, seconds, strict=True)])
 
 
 def ram_rate(host: Host, kernels: Iterable[MeasuredSeries] = ()) -> Rate:
@@ -153,14 +180,14 @@ def offload_decode(request: Request, release: PricedRelease, priced: Priced, bat
     """One decode step of ``batch`` tokens of as many sequences."""
     config, model, node = priced.config, request.model, node_of(request, priced)
     parts = parts_of(request, priced)
-    read, used = _shares(model, batch)
+    read, used = _shares(request, batch)
     terms: list[Term] = []
     measured = step_terms(request, release, priced, batch, context)
     if config.group is None and measured is not None:
         nodes, each = _nodes(model), fact("cpu_node_s")
         terms += [*measured, Term("graph nodes", nodes * each.value, "latency", spread_of(each), each.source)]
     elif config.group is None:
-        cache = context * batch * _cache_bytes(model, config.kv_dtype, 1)
+        cache = batch * _cache_bytes(model, config.kv_dtype, 1, context)
         amortised = fact("core_batch_amortisation").value if batch > 4 else 1.0
         _, term = _cpu(
             request, release, node.host,
@@ -178,13 +205,14 @@ def offload_decode(request: Request, release: PricedRelease, priced: Priced, bat
         share = fact(
             "kt_gpu_bandwidth_fraction" if config.engine == "ktransformers" else "llama_gpu_bandwidth_fraction"
         )
-        bandwidth = gpu_bandwidth(request, priced, gpu)
-        reach = bandwidth * share.value
-        terms.append(Term("weights on GPUs", parts.always / reach, "HBM", spread_of(share), share.source))
+        rates = gpu_bandwidths(request, priced, gpu)
+        always_s = parts.always / (rates.always * share.value)
+        terms.append(Term("weights on GPUs", always_s, "HBM", spread_of(share), share.source))
         if parts.experts_gpu:
-            seconds = parts.experts_gpu / (config.tp if config.engine == "ktransformers" else 1) * read / reach
+            each_rank = parts.experts_gpu / (config.tp if config.engine == "ktransformers" else 1)
+            seconds = each_rank * read / (rates.experts * share.value)
             terms.append(Term("routed experts", seconds, "HBM", spread_of(share), share.source))
-        terms.append(_attention(request, priced, gpu, bandwidth, batch, context))
+        terms.append(_attention(request, priced, gpu, rates.cache, batch, context))
         each = fact("kt_node_s" if config.engine == "ktransformers" else "llama_node_s")
         terms.append(Term("graph nodes", _nodes(model) * each.value, "latency", spread_of(each), each.source))
         if parts.experts_ram:
@@ -202,12 +230,13 @@ def offload_decode(request: Request, release: PricedRelease, priced: Priced, bat
     return Budget(merged(terms))
 
 
-def _shares(model: ModelSpec, batch: float) -> tuple[float, float]:
+def _shares(request: Request, batch: float) -> tuple[float, float]:
     """Shares of the experts that a step reads, and computes with (each token with its own)."""
-    if model.moe is None:
+    moe = request.model.moe
+    if moe is None:
         return 1.0, batch
-    read = expected_distinct_experts(model.moe.experts, model.moe.top_k, batch) / model.moe.experts
-    return read, batch * model.moe.top_k / model.moe.experts
+    read = distinct_experts(request.demand.routing, moe.experts, moe.top_k, batch) / moe.experts
+    return read, batch * moe.top_k / moe.experts
 
 
 def _nodes(model: ModelSpec) -> float:
@@ -222,15 +251,24 @@ def _nodes(model: ModelSpec) -> float:
     )
 
 
-def _cache_bytes(model: ModelSpec, dtype: str, tp: int) -> float:
-    return float(sum([group_bytes_per_token(group, dtype, tp) * len(group.layers) for group in model.kv_groups]))
+def _states(group: KvGroup, context: float) -> float:
+    """Cached states of one layer that a token sees."""
+    return cached_tokens(int(context), group.window, 1) / group.tokens_per_state
+
+
+def _cache_bytes(model: ModelSpec, dtype: str, tp: int, context: float) -> float:
+    """Bytes of the cache that a token reads on one rank."""
+    return sum([
+        group_bytes_per_state(group, dtype, tp) * len(group.layers) * _states(group, context)
+        for group in model.kv_groups
+    ])  # fmt: skip
 
 
 def _attention_flops(model: ModelSpec, context: float) -> float:
     """Operations of one token's attention over all layers, absorbed where it is MLA."""
     flops = 0.0
     for group in model.kv_groups:
-        kept = float(cached_tokens(int(context), group.window, 1))
+        kept = _states(group, context)
         if group.layout == "mla":
             flops += len(group.layers) * mla_decode_flops(model.heads, group.kv_lora_rank, group.rope_dim, kept)
         elif group.layout != "linear":
@@ -242,7 +280,7 @@ def _attention(request: Request, priced: Priced, gpu: Gpu, bandwidth: float, bat
     """Reading the cache on the GPU, or computing over it if that is slower."""
     model, tp = request.model, max(priced.config.tp, 1)
     share = fact("llama_attention_bandwidth_fraction")
-    moved = batch * context * _cache_bytes(model, priced.config.kv_dtype, tp)
+    moved = batch * _cache_bytes(model, priced.config.kv_dtype, tp, context)
     seconds = moved / (bandwidth * share.value)
     peak = gpu.flops.get("bf16")
     computing = (
@@ -276,7 +314,7 @@ def offload_prefill(request: Request, release: PricedRelease, priced: Priced, to
     if transformers:
         terms = _sglang_kernels(request, release, priced, tokens, cached)
     else:
-        terms = _llama_kernels(request, release, gpu, tokens, cached)
+        terms = _llama_kernels(request, release, priced, tokens, cached)
     if parts.experts_ram:
         chunk = min(max(config.batched_tokens, 1), tokens)
         passes = -(-tokens // max(chunk, 1))
@@ -311,12 +349,16 @@ def _sglang_kernels(
     return [term for term in budget.terms if term.bound in ("HBM", "compute")]
 
 
-def _llama_kernels(request: Request, release: PricedRelease, gpu: Gpu, tokens: float, cached: float) -> list[Term]:
-    """A prompt in llama.cpp: one GPU at a time, at a share of its peak."""
+def _llama_kernels(
+    request: Request, release: PricedRelease, priced: Priced, tokens: float, cached: float
+) -> list[Term]:
+    """A prompt in llama.cpp: one GPU at a time, each its layers at a share of its peak."""
     share = fact("llama_prefill_fraction")
-    rate = (gpu.flops.get("bf16") or fact("assumed_gpu_flops_per_s").value) * share.value
+    gpus, layers = placed_gpus(node_of(request, priced), priced.config), priced.config.placement
+    peaks = [gpu.flops.get("bf16") or fact("assumed_gpu_flops_per_s").value for gpu in gpus]
+    rate = sum(layers) / sum([count / peak for count, peak in zip(layers, peaks, strict=True)]) * share.value
     always, routed = _active_parameters(request.model, release)
-    attention = _attention_prefill(request.model, tokens * (cached + tokens / 2)) / rate
+    attention = _attention_prefill(request.model, tokens, cached) / rate
     return [
         Term("matrices", 2 * (always + routed) * tokens / rate, "compute", spread_of(share), share.source),
         Term("attention", attention, "compute", spread_of(share), share.source),
@@ -348,11 +390,13 @@ def _active_parameters(model: ModelSpec, release: PricedRelease) -> tuple[float,
     return found
 
 
-def _attention_prefill(model: ModelSpec, pairs: float) -> float:
+def _attention_prefill(model: ModelSpec, tokens: float, cached: float) -> float:
+    """Operations of attention over all layers, expanded where it is MLA."""
     total = 0.0
     for group in model.kv_groups:
         if group.layout == "linear":
             continue
         width = (model.q_head_dim, model.v_head_dim) if group.layout == "mla" else (group.head_dim, group.v_head_dim)
-        total += len(group.layers) * attention_flops(model.heads, width[0], width[1], 1.0) * pairs
+        seen = _states(group, cached) + _states(group, tokens) / 2
+        total += len(group.layers) * attention_flops(model.heads, width[0], width[1], tokens * seen)
     return total

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from profiles.mixtures import UnknownMixture, base_type
-from profiles.model import ChatDefaults, QualityLoss, Release
+from profiles.model import ChatDefaults, ModelSpec, QualityLoss, Release
 
 CARDS_FOLDER = Path(__file__).parent / "models"
 
@@ -60,7 +60,8 @@ class TypeQuality(NamedTuple):
 class Card:
     """One card.
 
-    ``config`` is the parsed configuration and ``quant_config`` the ``hf_quant_config.json`` that came with it;
+    ``config`` is the parsed configuration, None for a GGUF, and ``quant_config`` the ``hf_quant_config.json`` that came
+    with it; ``header`` is what the headers of the weight files held, where the configuration does not say it all;
     ``max_context`` replaces the context where the configuration is another model's. ``same_tensors_as`` names that
     model: the two differ only in their values.
     """
@@ -69,7 +70,8 @@ class Card:
     name: str
     repository: str
     aliases: tuple[str, ...]
-    config: dict[str, Any]
+    config: dict[str, Any] | None
+    header: ModelSpec | None
     quant_config: dict[str, Any] | None
     same_tensors_as: str | None
     max_context: int | None
@@ -219,12 +221,17 @@ def _card(table: _Table, path: Path) -> Card:
     for row in table.tables("quality"):
         releases = _attached(row, releases, type_quality)
     sources = [table.need("source", str), table.need("license_source", str), table.get("serving_source", str)]
+    config_name, header_name = table.get("config", str), table.get("header", str)
+    if config_name is None and header_name is None:
+        raise BadCard(f"{table.where}: config is missing")
+    section = table.get("config_section", str)
     return Card(
         id=table.need("id", str),
         name=table.need("name", str),
         repository=table.need("repository", str),
         aliases=table.texts("aliases"),
-        config=_config(path, table.need("config", str), table.get("config_section", str)),
+        config=_config(path, config_name, section) if config_name is not None else None,
+        header=_header(path, header_name, releases) if header_name is not None else None,
         quant_config=_config(path, quant_name) if (quant_name := table.get("quant_config", str)) else None,
         same_tensors_as=table.get("same_tensors_as", str),
         max_context=table.get("max_context", int),
@@ -264,6 +271,19 @@ def _config(path: Path, name: str, section: str | None = None) -> dict[str, Any]
         return cast(dict[str, Any], config[section] if section else config)
     except (OSError, ValueError, LookupError) as error:
         raise BadCard(f"{path.name}: configuration {name}: {error}") from error
+
+
+def _header(path: Path, name: str, releases: tuple[Release, ...]) -> ModelSpec:
+    from profiles.card_header import read_card_header
+
+    try:
+        spec = read_card_header((path.parent / "configs" / name).read_bytes())
+        held = sum(group.bytes for group in spec.tensors)
+    except (OSError, ValueError) as error:
+        raise BadCard(f"{path.name}: header {name}: {error}") from error
+    if [release.published_bytes for release in releases] != [held]:
+        raise BadCard(f"{path.name}: header {name}: its tensors have {held:,} bytes; the one release must have as many")
+    return spec
 
 
 def _releases(row: _Table) -> Iterator[Release]:

@@ -115,7 +115,9 @@ class EngineFacts:
         """Kernels of that attention in that version; none where nothing is said about it."""
         found = self._found.get((attention, version))
         if found is None:
-            rows = [row for row in self._kernels if row["attention"] == attention and _holds(row, version_tuple(version))]
+            rows = [
+                row for row in self._kernels if row["attention"] == attention and _holds(row, version_tuple(version))
+            ]
             found = self._found[attention, version] = tuple(
                 KvKernel(row["dtype"], tuple(row["gpus"]), row.get("value", row["dtype"]), row.get("backend"))
                 for row in rows
@@ -152,8 +154,14 @@ def _holds(row: dict[str, Any], number: tuple[int, ...]) -> bool:
 @cache
 def load_engine(name: str) -> EngineFacts:
     """The facts of an engine by name. Raises ``FileNotFoundError`` for an unknown one."""
+    return EngineFacts(name, engine_table(name))
+
+
+@cache
+def engine_table(name: str) -> dict[str, Any]:
+    """The fact file of an engine as it is written. Raises ``FileNotFoundError`` for an unknown one."""
     with (_FOLDER / f"{name}.toml").open("rb") as file:
-        return EngineFacts(name, tomllib.load(file))
+        return tomllib.load(file)
 
 
 def engine_names() -> tuple[str, ...]:

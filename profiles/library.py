@@ -17,7 +17,6 @@ from profiles.llama_quantize import DEFAULT_TYPE
 from profiles.mixtures import UnknownMixture, base_type
 from profiles.model import ModelSpec, QualityLoss, Release
 from profiles.names import UnknownName
-from profiles.weights import gguf_in, holds_safetensors, model_from_gguf, model_from_safetensors
 
 HYPOTHETICAL = "hypothetical"
 """Publisher of a release that nobody published."""
@@ -164,9 +163,12 @@ def _with_shadow_told(spec: ModelSpec) -> ModelSpec:
 
 
 def _from_card(card: Card) -> ModelSpec:
-    spec = read_config(
-        card.config, id=card.id, name=card.name, repository=card.repository, quant_config=card.quant_config
-    )
+    if card.header is not None:
+        spec = replace(card.header, id=card.id, name=card.name, repository=card.repository)
+    else:
+        spec = read_config(
+            card.config or {}, id=card.id, name=card.name, repository=card.repository, quant_config=card.quant_config
+        )
     unexplained = tuple(
         f"{item.what} (published {item.published_bytes:,} bytes, computed {item.computed_bytes:,})"
         for item in card.differences
@@ -178,10 +180,15 @@ def _from_card(card: Card) -> ModelSpec:
         tool_call_parser=card.tool_call_parser,
         reasoning_parser=card.reasoning_parser,
         chat=card.chat,
-        releases=(*card.releases, *_missing_formats(card.releases)),
+        releases=(*card.releases, *_other_formats(card.releases)),
         sources=card.sources,
         notes=(*spec.notes, *card.notes, *unexplained),
     )
+
+
+def _other_formats(published: tuple[Release, ...]) -> tuple[Release, ...]:
+    """The tensors of a GGUF file are not those of a checkpoint, of which another format could be made."""
+    return () if any(release.mixture == "header" for release in published) else _missing_formats(published)
 
 
 def _missing_formats(published: Iterable[Release]) -> tuple[Release, ...]:
@@ -242,6 +249,8 @@ def _from_config(config_path: Path, path: Path, *, quantized: bool = True) -> Mo
 
 def _from_weights(path: Path) -> ModelSpec:
     """What weight files hold, or a folder: of safetensors, else of one GGUF model, else of a ``config.json`` alone."""
+    from profiles.weights import gguf_in, holds_safetensors, model_from_gguf, model_from_safetensors
+
     is_folder = path.is_dir()
     gguf = (None if holds_safetensors(path) else gguf_in(path)) if is_folder else path
     if gguf is not None and gguf.name.casefold().endswith(".gguf"):
@@ -282,9 +291,7 @@ def find_releases(model: ModelSpec, text: str) -> tuple[Release, ...]:
         return in_repository
     publisher, separator, quantization = wanted.rpartition("/")
     quantization = _SYNONYMS.get(quantization, quantization)
-    # The tensors of a GGUF file are not those of a checkpoint, of which another format could be made.
-    from_header = any(release.mixture == "header" for release in model.releases)
-    formats = () if from_header else _missing_formats(model.releases)
+    formats = _other_formats(model.releases)
     named = [
         (release.quantization.casefold(), release)
         for release in (*model.releases, *formats)

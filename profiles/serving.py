@@ -5,14 +5,10 @@ They stand in the engine's fact file, ``profiles/engines/<engine>.toml``.
 
 from __future__ import annotations
 
-import tomllib
 from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from profiles.engines import version_tuple
-
-_FOLDER = Path(__file__).parent / "engines"
+from profiles.engines import engine_table, version_tuple
 
 
 class Serving(NamedTuple):
@@ -51,7 +47,7 @@ class EngineImage(NamedTuple):
 @cache
 def load_serving(engine: str) -> Serving:
     """The ``[serving]`` table of an engine. Raises ``KeyError`` for an incomplete one."""
-    table = _table(engine)["serving"]
+    table = engine_table(engine)["serving"]
     program = table.get("image_program")
     return Serving(
         port=table["port"],
@@ -65,7 +61,7 @@ def load_serving(engine: str) -> Serving:
         needs_folder=table.get("needs_folder", False),
         image_program=None if program is None else tuple(program),
         packages=tuple(table.get("packages", ())),
-        repository=_table(engine)["repository"],
+        repository=engine_table(engine)["repository"],
         source=table["source"],
     )
 
@@ -79,16 +75,10 @@ def engine_image(engine: str, version: str, vendor: str | None) -> EngineImage |
     True
     """
     number = version_tuple(version)
-    for row in reversed(_table(engine).get("image", [])):
+    for row in reversed(engine_table(engine).get("image", [])):
         since, until = row.get("since", "0"), row.get("until")
         known = number >= version_tuple(since) and (until is None or number < version_tuple(until))
         if known and row["vendor"] == (vendor or "none"):
             full = ".".join(str(part) for part in (*number, 0, 0)[: max(len(number), 3)])
             return EngineImage(row["image"].replace("{version}", full), row["source"])
     return None
-
-
-@cache
-def _table(engine: str) -> dict[str, Any]:
-    with (_FOLDER / f"{engine}.toml").open("rb") as file:
-        return tomllib.load(file)

@@ -33,7 +33,9 @@ class MeasuredSeries(BaseModel):
     """All points of one kernel at one shape, measured by one provider on one machine.
 
     ``series`` is ``KernelCase.series``; ``threads`` are the CPU threads used, null on a GPU. ``reference_bytes_per_s``
-    is the memory bandwidth measured between the points, null where none was.
+    is the memory bandwidth measured between the points, null where none was. ``measured_at`` is when the last point
+    was, null in files of before it was kept. The ``device`` of a disk is its mount point. ``python`` is the
+    interpreter that ran it, by which its versions are compared with those that it has now.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
@@ -42,6 +44,8 @@ class MeasuredSeries(BaseModel):
     provider: str
     version: str
     date: str
+    measured_at: str | None = None
+    python: str | None = None
     device: str
     routing: Literal["uniform", "power_law", "replay", "none"] = "none"
     threads: int | None = None

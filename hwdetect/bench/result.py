@@ -45,7 +45,8 @@ class BenchRow(Model):
     ``pulse_s`` is the CPU time of a fixed piece of work between the samples, null on a GPU.
     ``reference_bytes_per_s`` is memory read in between the samples; ``fraction_of_roofline`` the time that the bytes
     would take at that rate (on a GPU with known peaks: or the operations at the peak) over the median,
-    ``fraction_of_nominal`` the same against the datasheet, null where there is none.
+    ``fraction_of_nominal`` the same against the datasheet, null where there is none. ``python`` is the interpreter that
+    ran it.
     """
 
     provider: str
@@ -79,6 +80,7 @@ class BenchRow(Model):
     not_run: tuple[NotRun, ...]
     note: str
     date: str
+    python: str | None = None
 
     def is_of(self, case: KernelCase) -> bool:
         """Whether this measures ``case``."""

@@ -199,7 +199,7 @@ def _attempt(
                 if failure is not None:
                     refuse([case], failure)
                     continue
-                row = _row(case, provider, hello, answer, states, tuple(refused[case]), settings)
+                row = _row(case, provider, hello, answer, states, tuple(refused[case]), settings, python)
                 if work is not None:
                     pace = row.median_s / max(work.bytes, work.flops)
                 waiting.remove(case)
@@ -230,6 +230,7 @@ def _row(
     states: list[ClockState],
     not_run: tuple[NotRun, ...],
     settings: Settings,
+    python: str,
 ) -> BenchRow:
     samples = tuple(float(sample) for sample in answer["samples_s"])
     low, median, high = quartiles(samples)
@@ -259,7 +260,7 @@ def _row(
         fraction_of_roofline=roofline_s(moved, flops, reference, peak) / median if reference and moved else None,
         fraction_of_nominal=roofline_s(moved, flops, nominal, peak) / median if nominal and moved else None,
         stable=reason is None, unstable_because=reason, correctness=Correctness(**answer["correctness"]),
-        not_run=not_run, note=answer["note"], date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        not_run=not_run, note=answer["note"], date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), python=python,
     )  # fmt: skip
 
 

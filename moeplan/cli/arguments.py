@@ -35,6 +35,7 @@ CONTEXT: Final = Flag("--context", "128k", "longest sequence in tokens; k is 1,0
 CONCURRENCY: Final = Flag("--concurrency", "16", "requests at the same time")
 INPUT_TOKENS: Final = Flag("--input-tokens", "4096", "tokens of a request")
 OUTPUT_TOKENS: Final = Flag("--output-tokens", "1024", "tokens of its answer")
+ROUTING: Final = Flag("--routing", "uniform", "how tokens choose experts: uniform or power_law, some far more often")
 WORKLOAD: Final = (
     Flag("--workload", "NAME", "chat (the default), coding-agent, agent-swarm, rag or batch"),
     CONTEXT,
@@ -42,6 +43,7 @@ WORKLOAD: Final = (
     INPUT_TOKENS,
     OUTPUT_TOKENS,
     Flag("--images", "N", "images of a request"),
+    ROUTING,
 )
 BOUNDS: Final = (
     Flag("--ttft", "2s", "longest time to the first token"),
@@ -69,7 +71,10 @@ SIMULATION: Final = (
 CALIBRATION: Final = Flag("--calibration", "auto/none/FILE", "measurements of this machine to use, or a file of them")
 SPECULATIVE: Final = Flag("--speculative", "METHOD", "draft model: mtp, or eagle3 where one is published")
 SPECULATIVE_TOKENS: Final = Flag("--speculative-tokens", "3", "tokens that it proposes per step")
-NARROWING: Final = (ENGINE, ENGINE_VERSION, QUANT, KV_DTYPE, *PARALLEL, SPECULATIVE, SPECULATIVE_TOKENS)
+ACCEPT_LENGTH: Final = Flag("--accept-length", "2.6", "tokens that a step yields with drafts, where you know it")
+NARROWING: Final = (
+    ENGINE, ENGINE_VERSION, QUANT, KV_DTYPE, *PARALLEL, SPECULATIVE, SPECULATIVE_TOKENS, ACCEPT_LENGTH
+)  # fmt: skip
 
 _TEXTS: Final = tuple(field.name for field in fields(Options) if field.name not in ("model", "gpu"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moeplan.cli.arguments import ENGINE, QUANT, Flag, add_flags, options_of
 from moeplan.cli.output import print_json, print_remarks, write_whole
@@ -11,7 +12,11 @@ from moeplan.cli.parser import Parser
 from moeplan.cli.progress import progress_bar
 from planner.errors import BadRequest
 
+if TYPE_CHECKING:
+    from moeplan.benching import BenchOptions
+
 INTERRUPTED = 130
+STANDS_OUT = 1
 NOTHING_MEASURED = 3
 MEASURING = (
     Flag("--quick", "", "under a minute: the plan's own batches, few samples"),
@@ -27,6 +32,12 @@ RESULT = (
 )
 
 
+CLUSTER = (
+    Flag("--cluster", "ray", "every node of the Ray cluster of RAY_ADDRESS, instead of this machine"),
+    Flag("--node-timeout", "1h", "how long a node may take"),
+)
+
+
 def register(parser: Parser) -> None:
     """The flags of the command."""
     parser.usage = "%(prog)s [MODEL / PLAN] [flags]"
@@ -38,13 +49,18 @@ def register(parser: Parser) -> None:
     )
     add_flags(parser, "measuring", MEASURING)
     add_flags(parser, "with a MODEL, what of it", (ENGINE, QUANT))
+    add_flags(parser, "a cluster", CLUSTER)
     add_flags(parser, "result", RESULT)
 
 
 def run(args: Namespace) -> int:
-    """Print what was measured. 0 with results, 3 without any, 130 when interrupted."""
+    """Print what was measured. 0 with results, 1 where a node stands out, 3 without any, 130 when interrupted."""
     chosen = bench_options(args)
     named = options_of(args)
+    if args.cluster is not None:
+        return _cluster(args, chosen, named.get("engine"), named.get("quant"))
+    if args.node_timeout is not None:
+        raise BadRequest("--node-timeout needs --cluster")
     from moeplan.benching import bench
 
     with progress_bar("measuring") as progress:
@@ -65,6 +81,38 @@ def run(args: Namespace) -> int:
     return 0 if report.rows else NOTHING_MEASURED
 
 
+def _cluster(args: Namespace, chosen: BenchOptions, engine: str | None, quant: str | None) -> int:
+    from planner.quantities import parse_duration, shown
+
+    if args.cluster != "ray":
+        raise BadRequest(f"--cluster: {shown(args.cluster)} is not known; ray is")
+    if chosen.calibration not in ("auto", "none"):
+        raise BadRequest("--cluster: --calibration auto and none are allowed; each node keeps its own")
+    if args.output is not None and args.output.endswith(".html"):
+        raise BadRequest("--cluster: --output writes JSON; charts are of one machine")
+    from moeplan.bench_cases import is_plan, read_plan
+    from moeplan.benching_cluster import NODE_TIMEOUT_S, bench_on_ray
+
+    timeout_s = parse_duration(args.node_timeout, "--node-timeout") if args.node_timeout else NODE_TIMEOUT_S
+    plan = read_plan(Path(args.target)) if args.target and is_plan(args.target) else None
+    with progress_bar("measuring nodes") as progress:
+        report = bench_on_ray(
+            args.target, chosen, plan=plan, engine=engine, quant=quant, timeout_s=timeout_s, progress=progress
+        )
+    if args.json:
+        print_json(report.to_json())
+    else:
+        from moeplan.text import show
+        from moeplan.text_cluster import cluster_bench_view
+
+        show(cluster_bench_view(report))
+    if args.output is not None:
+        write_whole(Path(args.output), report.to_json() + "\n", "--output")
+    if not report.nodes:
+        return NOTHING_MEASURED
+    return STANDS_OUT if report.findings else 0
+
+
 def _file_of(report: object, name: str) -> str:
     from moeplan.bench_report import BenchReport
 
@@ -76,7 +124,7 @@ def _file_of(report: object, name: str) -> str:
     return page(report)
 
 
-def bench_options(args: Namespace):  # type: ignore[no-untyped-def]  # noqa: ANN201  # imported when needed
+def bench_options(args: Namespace) -> BenchOptions:
     """What was asked, checked. Raises ``BadRequest``."""
     from moeplan.benching import ROUTINGS, BenchOptions
 

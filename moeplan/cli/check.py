@@ -16,7 +16,7 @@ EXITS: Final = {"go": 0, "no_go": 1, "undetermined": 3}
 FLAGS: Final = (
     Flag("--rank", "1", "the candidate of the plan"),
     Flag("--inventory", "FILE", "the machine as `moeplan detect --json` wrote it, instead of this one"),
-    Flag("--bench", "FILE", "what `moeplan bench` measured here, to judge bandwidths"),
+    Flag("--bench", "FILE", "judge bandwidths by this result of `moeplan bench`, not by the machine's calibration"),
     *PLACES,
 )
 CLUSTER: Final = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from moeplan.cli.arguments import (
+    ACCEPT_LENGTH,
     CALIBRATION,
     CONCURRENCY,
     CONTEXT,
@@ -15,6 +16,7 @@ from moeplan.cli.arguments import (
     OUTPUT_TOKENS,
     PARALLEL,
     QUANT,
+    ROUTING,
     SIMULATION,
     SPECULATIVE,
     SPECULATIVE_TOKENS,
@@ -45,6 +47,7 @@ CONFIGURATION = (
     Flag("--cpu-offload-gb", "10", "GiB of weights per GPU kept in RAM"),
     SPECULATIVE,
     SPECULATIVE_TOKENS,
+    ACCEPT_LENGTH,
 )
 LLAMA_CPP = (
     CONTEXT._replace(help="tokens of the KV cache, over all sequences"),
@@ -57,7 +60,7 @@ LLAMA_CPP = (
     Flag("--flash-attention", "on/off", "fused attention"),
     Flag("--n-cpu-moe", "N", "layers whose experts stay in RAM"),
 )
-SPEED = (CONCURRENCY, INPUT_TOKENS, OUTPUT_TOKENS, CALIBRATION)
+SPEED = (CONCURRENCY, INPUT_TOKENS, OUTPUT_TOKENS, ROUTING, CALIBRATION)
 
 
 def register(parser: Parser) -> None:

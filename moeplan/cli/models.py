@@ -23,7 +23,10 @@ def register(parser: Parser) -> None:
     parser.usage = "%(prog)s [--json]\n       %(prog)s add PATH_OR_ID [flags]"
     parser.add_argument("action", nargs="?", choices=("add",), help="write a card of your own")
     parser.add_argument(
-        "source", nargs="?", metavar="PATH_OR_ID", help="a config.json, its folder, or org/name on the hub"
+        "source",
+        nargs="?",
+        metavar="PATH_OR_ID",
+        help="a config.json, weights, their folder, or org/name[:quant]",
     )
     group = parser.add_argument_group("of add")
     group.add_argument("--id", metavar="NAME", help="name of the model in other commands")
@@ -40,7 +43,7 @@ def run(args: Namespace) -> int:
             raise BadRequest("--id, --output and --force belong to `moeplan models add`")
         return _list(args)
     if not args.source:
-        raise BadRequest("add: PATH_OR_ID is missing: a config.json, its folder, or org/name on the hub")
+        raise BadRequest("add: PATH_OR_ID is missing: a config.json, weights, their folder, or org/name on the hub")
     return _add(args)
 
 

@@ -13,7 +13,8 @@ from moeplan.text_safe import shortened
 from planner.errors import BadRequest
 
 SCHEMAS: Final = (
-    "plan", "grid", "inventory", "memory", "check", "observation", "calibration", "bench", "validation",
+    "plan", "grid", "inventory", "memory", "check", "observation", "calibration", "bench", "cluster-bench",
+    "validation",
 )  # fmt: skip
 FOLDER: Final = Path(__file__).parent.parent / "schemas"
 
@@ -47,7 +48,7 @@ def derived(name: str) -> str:
     from pydantic import BaseModel
 
     from hwdetect.inventory import Inventory
-    from moeplan.bench_report import BenchReport
+    from moeplan.bench_report import BenchReport, ClusterBench
     from moeplan.calibration import Calibration
     from moeplan.observing import ObservationReport
     from moeplan.validating import Validation
@@ -65,6 +66,7 @@ def derived(name: str) -> str:
         "observation": ObservationReport,
         "calibration": Calibration,
         "bench": BenchReport,
+        "cluster-bench": ClusterBench,
         "validation": Validation,
     }
     if name == "inventory":

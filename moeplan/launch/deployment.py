@@ -92,8 +92,16 @@ class Deployment:
 
     @property
     def env_beside_gpus(self) -> dict[str, str]:
-        """The variables without those that choose GPUs, for where something else hands them out."""
-        return {name: value for name, value in self.env.items() if name not in GPU_CHOICE}
+        """The variables without those that choose GPUs, for where something else hands them out.
+
+        It numbers them from 0; an order that is not the driver's is kept among these numbers.
+        """
+        kept = {name: value for name, value in self.env.items() if name not in GPU_CHOICE}
+        chosen = self.env.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        order = [sorted(chosen, key=int).index(index) for index in chosen] if all(map(str.isdigit, chosen)) else []
+        if order != sorted(order):
+            kept |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, order))}
+        return kept
 
     @property
     def unknowns(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
 
 from planner.ledger import Device
-from planner.machine import GpuGroup, Node
+from planner.machine import Gpu, GpuGroup, Node
 from planner.request import PricedRelease, Request
 from planner.sharding import ShardTable
 from profiles.engines import EngineFacts
@@ -18,9 +18,10 @@ class Config(NamedTuple):
     """One configuration of one engine, all settings resolved. ``world`` GPUs are used.
 
     ``tp`` to ``dcp`` are the engine's own arguments. ``group`` is None when no GPU is used. ``placement`` is, for
-    engines that place layer by layer, the number of layers on each GPU. ``own_experts``: every data-parallel replica
-    is a whole engine, instead of sharing the experts with the others. ``lora`` is slots and largest rank;
-    ``draft_tokens`` what the request's drafter proposes per step; ``cpu_offload`` bytes of weights per GPU kept in RAM.
+    engines that place layer by layer, the number of layers on each GPU, and ``gpu_order`` which GPUs of the node these
+    are (empty: the first ones, as listed). ``own_experts``: every data-parallel replica is a whole engine, instead of
+    sharing the experts with the others. ``lora`` is slots and largest rank; ``draft_tokens`` what the request's drafter
+    proposes per step; ``cpu_offload`` bytes of weights per GPU kept in RAM.
     """
 
     engine: str
@@ -41,6 +42,7 @@ class Config(NamedTuple):
     cpu_expert_layers: int = 0
     gpu_experts_per_layer: int = 0
     placement: tuple[int, ...] = ()
+    gpu_order: tuple[int, ...] = ()
     disk_bytes: int = 0
     squeezed: bool = False
     own_experts: bool = False
@@ -171,6 +173,11 @@ def listening(facts: EngineFacts, version: str, engine: str) -> tuple[str, ...]:
     """Arguments that make a server listen on this machine alone, on the engine's own port."""
     port = str(load_serving(engine).port)
     return facts.flag("host", version), "127.0.0.1", facts.flag("port", version), port
+
+
+def placed_gpus(node: Node, config: Config) -> tuple[Gpu, ...]:
+    """The GPUs that ``placement`` counts layers on, in the order in which the engine sees them."""
+    return tuple([node.gpus[place] for place in config.gpu_order or range(len(config.placement))])
 
 
 def gpu_environment(request: Request, config: Config) -> dict[str, str]:

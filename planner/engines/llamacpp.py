@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from planner.engines.base import Config, LaunchSpec, Pool, Priced, Refusal, refused_ranks
+from planner.budget import fact
+from planner.engines.base import Config, LaunchSpec, Pool, Priced, Refusal, placed_gpus, refused_ranks
 from planner.engines.llamacpp_cache import cell_bytes, refused_cache, token_bytes
 from planner.engines.llamacpp_launch import launch_spec
 from planner.engines.llamacpp_ledger import ASSUMED_HIGH, ASSUMED_LOW, ROUTED, gpu_devices, host_devices
-from planner.engines.llamacpp_placement import Placement, balanced, evened, fewest_in_ram, spread, sums_of
+from planner.engines.llamacpp_placement import (
+    Placement,
+    Reads,
+    balanced,
+    fewest_in_ram,
+    placed_with,
+    spread,
+    sums_of,
+)
 from planner.engines.llamacpp_work import PIPELINE_VENDORS, Work, gpu_rooms, share_of, work_of
 from planner.ledger import Device, verdict
 from planner.machine import Gpu, GpuGroup
 from planner.request import PricedRelease, Request
+from planner.routing import distinct_experts
 from profiles.engines import EngineFacts, load_engine
 
 __all__ = ["ENGINE", "LlamaCpp", "balanced", "cell_bytes", "has_back_end", "shortage"]
@@ -101,7 +111,7 @@ class LlamaCpp:
         devices: list[Device] = []
         if gpus:
             config = self._placed(request, release, config, work, gpus)
-            devices = gpu_devices(request, release, config, work, gpus, self.facts)
+            devices = gpu_devices(request, release, config, work, placed_gpus(node, config), self.facts)
         else:
             config = config._replace(cpu_expert_layers=len(work.weights.layers), options=())
         if not gpus or not gpus[0].unified:
@@ -114,18 +124,29 @@ class LlamaCpp:
     ) -> Config:
         """The configuration with its layers on the GPUs and as few experts in RAM as it takes, for certain if possible.
 
-        Where the only GPU has no room for the copies of experts that prompts take, it does without.
+        Where the only GPU has no room for the copies of experts that prompts take, it does without. Of several choices
+        of unequal GPUs the one with the fewest experts in RAM is taken, of these the quickest.
         """
+        orders = _orders(gpus)
         for pessimistic in (True, False):
             for options in ((), (NO_OFFLOAD,)) if len(gpus) == 1 and not gpus[0].unified else ((),):
                 tried = config._replace(options=options)
-                placed = self._place(request, release, tried, work, gpus, pessimistic)
-                if placed is not None:
-                    return tried._replace(placement=placed.layers, cpu_expert_layers=placed.on_cpu)
+                found = []
+                for order in orders:
+                    ordered = tuple([gpus[place] for place in order])
+                    reads = _reads(request, config, work, ordered) if len(orders) > 1 else None
+                    placed = self._place(request, release, tried, work, ordered, pessimistic, reads)
+                    if placed is not None:
+                        found.append((placed.on_cpu, placed.seconds, order, placed.layers))
+                if found:
+                    fewest, _, order, counts = min(found)
+                    return _ordered(tried, gpus, order)._replace(placement=counts, cpu_expert_layers=fewest)
         layers, wanted = len(work.weights.layers), request.settings.n_cpu_moe
         on_cpu = 0 if gpus[0].unified else layers
         return config._replace(
-            placement=spread(layers, len(gpus)), cpu_expert_layers=on_cpu if wanted is None else min(wanted, layers)
+            gpu_order=(),
+            placement=spread(layers, len(gpus)),
+            cpu_expert_layers=on_cpu if wanted is None else min(wanted, layers),
         )
 
     def _place(
@@ -136,8 +157,12 @@ class LlamaCpp:
         work: Work,
         gpus: tuple[Gpu, ...],
         pessimistic: bool,
+        reads: Reads | None,
     ) -> Placement | None:
-        """A placement whose ledgers have room when everything uncertain goes badly, or well."""
+        """A placement whose ledgers have room when everything uncertain goes badly, or well.
+
+        ``reads`` decides between unequal GPUs.
+        """
         # What the ledger may count is what has to fit, so weights of an assumed mixture are placed at that size.
         factor = 1.0 if release.tensors.evidence == "exact" else ASSUMED_HIGH if pessimistic else ASSUMED_LOW
         weights, wanted = work.weights, request.settings.n_cpu_moe
@@ -149,13 +174,15 @@ class LlamaCpp:
         sums, head = sums_of(always, [size * factor for size in weights.experts]), weights.head * factor
         if wanted is not None:
             on_cpu = min(wanted, layers)
-            return evened(sums, on_cpu, self._caps(config, work, gpus, on_cpu, pessimistic), head)
+            caps = self._caps(config, work, gpus, on_cpu, pessimistic)
+            return placed_with(sums, on_cpu, caps, head, reads)
         if NO_OFFLOAD not in config.options:
-            placed = evened(sums, 0, self._caps(config, work, gpus, 0, pessimistic), head)
+            caps = self._caps(config, work, gpus, 0, pessimistic)
+            placed = placed_with(sums, 0, caps, head, reads)
             if placed is not None:
                 return placed
         caps = self._caps(config, work, gpus, layers, pessimistic)
-        return fewest_in_ram(sums, weights.first_routed, caps, head)
+        return fewest_in_ram(sums, weights.first_routed, caps, head, reads)
 
     def _caps(self, config: Config, work: Work, gpus: tuple[Gpu, ...], on_cpu: int, pessimistic: bool) -> list[float]:
         """Bytes that each GPU has for weights and KV cache when the first ``on_cpu`` layers keep experts in RAM."""
@@ -200,6 +227,40 @@ class LlamaCpp:
     def launch(self, request: Request, release: PricedRelease, config: Config) -> LaunchSpec:
         """``llama-server`` with the placement written out."""
         return launch_spec(request, release, config, self.facts)
+
+
+def _orders(gpus: tuple[Gpu, ...]) -> list[tuple[int, ...]]:
+    """GPUs in an order, by their places: all as listed; of unequal ones also the slowest first, and the fastest first
+    with all slower ones or only some, since a token may be quicker without those.
+    """
+    listed = tuple(range(len(gpus)))
+    vendors = {gpu.vendor for gpu in gpus}
+    if len({gpu.bandwidth for gpu in gpus}) < 2 or len(vendors) > 1 or not vendors <= set(PIPELINE_VENDORS):
+        return [listed]
+    rising = sorted(listed, key=lambda place: gpus[place].bandwidth)
+    falling = sorted(listed, key=lambda place: -gpus[place].bandwidth)
+    rates = sorted({gpu.bandwidth for gpu in gpus})
+    fast = [tuple([place for place in falling if gpus[place].bandwidth >= rate]) for rate in rates]
+    return list(dict.fromkeys((listed, tuple(rising), *fast)))
+
+
+def _ordered(config: Config, gpus: tuple[Gpu, ...], order: tuple[int, ...]) -> Config:
+    """The configuration with its GPUs in that order: prompts take experts to the first of them."""
+    assert config.group is not None
+    listed = order == tuple(range(len(gpus)))
+    return config._replace(gpu_order=() if listed else order, group=config.group._replace(gpu=gpus[order[0]]))
+
+
+def _reads(request: Request, config: Config, work: Work, gpus: tuple[Gpu, ...]) -> Reads:
+    """What a token of the demand reads of every layer, and how fast each GPU does."""
+    demand, moe = request.demand, request.model.moe
+    batch = min(demand.concurrency, config.sequences)
+    share = distinct_experts(demand.routing, moe.experts, moe.top_k, batch) / moe.experts if moe is not None else 1.0
+    held = min(batch * (demand.input_tokens + demand.output_tokens / 2) / max(work.cells.total, 1), 1.0)
+    slower = fact("llama_gpu_bandwidth_fraction").value / fact("llama_attention_bandwidth_fraction").value
+    always = [size + kv * held * slower for size, kv in zip(work.weights.always, work.kv, strict=True)]
+    read = sums_of(always, [size * share for size in work.weights.experts])
+    return Reads(read.always, read.experts, work.weights.head, [gpu.bandwidth for gpu in gpus])
 
 
 def warnings_of(request: Request, config: Config, devices: list[Device], work: Work) -> tuple[str, ...]:

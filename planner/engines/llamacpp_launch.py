@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.engines.base import Config, LaunchSpec, listening, visible_devices
+from planner.engines.base import Config, LaunchSpec, listening, placed_gpus, visible_devices
 from planner.engines.llamacpp_work import batch_size, cells_for, is_unified
 from planner.request import PricedRelease, Request
 from profiles.engines import EngineFacts
@@ -44,7 +44,7 @@ def launch_spec(request: Request, release: PricedRelease, config: Config, facts:
     add("alias", request.model.id)
     arguments += listening(facts, version, config.engine)
     node = request.machine.nodes[config.group.nodes[0]] if config.group else None
-    used = [gpu.driver_index for gpu in node.gpus[: len(config.placement)]] if node else []
+    used = [gpu.driver_index for gpu in placed_gpus(node, config)] if node else []
     return LaunchSpec(tuple(arguments), visible_devices(node, used) if node else {})
 
 
@@ -56,5 +56,9 @@ def model_arguments(model_id: str, release: Release, facts: EngineFacts, version
     if release.publisher == "local":
         return [facts.flag("model", version), release.release]
     if release.status == "published":
-        return [facts.flag("repository", version), f"{release.release}:{release.quantization}", facts.flag("no_mmproj", version)]
+        return [
+            facts.flag("repository", version),
+            f"{release.release}:{release.quantization}",
+            facts.flag("no_mmproj", version),
+        ]
     return [facts.flag("model", version), f"{model_id}-{release.quantization}.gguf"]

@@ -1,4 +1,8 @@
-"""Where llama.cpp's layers go: contiguous runs on the GPUs, in order, and the experts of the first layers in RAM."""
+"""Where llama.cpp's layers go: contiguous runs on the GPUs, in order, and the experts of the first layers in RAM.
+
+Equal GPUs are filled alike. Of unequal ones each layer goes where a token is quickest: first the fewest experts in RAM,
+which is slower than any GPU, then the least time to read what a token reads.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,19 @@ EVENING_FACTORS: Final = (1.02, 1.05, 1.1, 1.2, 1.4, 1.8, 2.5)
 """How much more than the average a GPU may be filled, tried in order: layers do not divide at will."""
 
 
+EVENNESS: Final = 1e-6
+"""Share of a token's time that filling GPUs of equal speed alike is worth."""
+
+
 class Placement(NamedTuple):
-    """Layers on each GPU, and how many of the first layers keep their routed experts in RAM."""
+    """Layers on each GPU, and how many of the first layers keep their routed experts in RAM.
+
+    ``seconds`` is the time in which unequal GPUs read what a token reads.
+    """
 
     layers: tuple[int, ...]
     on_cpu: int
+    seconds: float = 0.0
 
 
 class Sums(NamedTuple):
@@ -33,11 +45,13 @@ def sums_of(always: Iterable[float], experts: Iterable[float]) -> Sums:
     return Sums(fixed, routed, list(map(add, fixed, routed)))
 
 
-def fewest_in_ram(sums: Sums, first_routed: int, caps: Sequence[float], head: float) -> Placement | None:
+def fewest_in_ram(
+    sums: Sums, first_routed: int, caps: Sequence[float], head: float, reads: Reads | None = None
+) -> Placement | None:
     """The placement with the fewest layers' experts in RAM, at least those of the first layer that has any.
 
-    ``caps`` are the bytes each GPU has for layers, ``head`` is what the last one holds beside them. None when not even
-    all experts in RAM would do.
+    ``caps`` are the bytes each GPU has for layers, ``head`` is what the last one holds beside them, ``reads`` what a
+    token reads where GPUs are unequal. None when not even all experts in RAM would do.
     """
     low, high = first_routed + 1, len(sums.always) - 1
     if low > high or _fill(sums, high, caps, head) is None:
@@ -48,14 +62,80 @@ def fewest_in_ram(sums: Sums, first_routed: int, caps: Sequence[float], head: fl
             low = middle + 1
         else:
             high = middle
-    return Placement(_even(sums, high, caps, head), high)
+    return _placement(sums, high, caps, head, reads)
 
 
-def evened(sums: Sums, on_cpu: int, caps: Sequence[float], head: float) -> Placement | None:
-    """The placement that fills GPUs alike with the experts of the first ``on_cpu`` layers in RAM; None without room."""
+def placed_with(
+    sums: Sums, on_cpu: int, caps: Sequence[float], head: float, reads: Reads | None = None
+) -> Placement | None:
+    """The placement with the experts of the first ``on_cpu`` layers in RAM; None without room."""
     if _fill(sums, on_cpu, caps, head) is None:
         return None
-    return Placement(_even(sums, on_cpu, caps, head), on_cpu)
+    return _placement(sums, on_cpu, caps, head, reads)
+
+
+def _placement(sums: Sums, on_cpu: int, caps: Sequence[float], head: float, reads: Reads | None) -> Placement:
+    """GPUs filled alike, or each layer where a token is quickest."""
+    even = _even(sums, on_cpu, caps, head)
+    if reads is None:
+        return Placement(even, on_cpu)
+    layers = quickest(sums, on_cpu, caps, head, reads) if len(set(reads.rates)) > 1 else None
+    return Placement(layers or even, on_cpu, reads.seconds(layers or even, on_cpu))
+
+
+class Reads(NamedTuple):
+    """What a token reads of layers and head, in bytes, and how fast each GPU reads; ``head`` is on the last GPU."""
+
+    always: list[float]
+    experts: list[float]
+    head: float
+    rates: Sequence[float]
+
+    def seconds(self, layers: Sequence[int], on_cpu: int) -> float:
+        """Time that the GPUs take for a token, one after another."""
+        stops = list(accumulate(layers, initial=0))
+        spans = zip(stops, stops[1:], self.rates, strict=False)
+        return sum([self.span(*span, on_cpu) for span in spans]) + self.head / self.rates[-1]
+
+    def span(self, start: int, stop: int, rate: float, on_cpu: int) -> float:
+        """Time of a run of layers at a rate."""
+        first = max(start, on_cpu)
+        experts = self.experts[stop] - self.experts[first] if stop > first else 0.0
+        return (self.always[stop] - self.always[start] + experts) / rate
+
+
+def quickest(sums: Sums, on_cpu: int, caps: Sequence[float], head: float, reads: Reads) -> tuple[int, ...] | None:
+    """The layers on each GPU, one at least, that take a token the least time where there is room; None without room.
+
+    GPUs that read equally fast share their layers as evenly as their room allows.
+
+    >>> sums = sums_of([1.0] * 6, [9.0] * 6)
+    >>> quickest(sums, 2, [40.0, 80.0], 5.0, Reads(sums.always, sums.experts, 5.0, (1.0, 2.0)))
+    (1, 5)
+    >>> quickest(sums, 2, [40.0, 80.0], 5.0, Reads(sums.always, sums.experts, 5.0, (2.0, 1.0)))
+    (5, 1)
+    """
+    layers, last = len(sums.always) - 1, len(caps) - 1
+    scale = reads.always[-1] / min(reads.rates) * EVENNESS
+    # For every layer that the GPUs from ``gpu`` on may begin with: the least cost, and the layers of each.
+    best: dict[int, tuple[float, tuple[int, ...]]] = {layers: (0.0, ())}
+    for gpu in range(last, -1, -1):
+        room = caps[gpu] - (head if gpu == last else 0.0)
+        found: dict[int, tuple[float, tuple[int, ...]]] = {}
+        for start in range(layers + 1) if gpu else (0,):
+            for stop in range(start + 1, layers + 1):
+                used = sums.always[stop] - sums.always[start]
+                if stop > on_cpu:
+                    used += sums.experts[stop] - sums.experts[max(start, on_cpu)]
+                if used > room:
+                    break
+                if stop in best:
+                    fill = used / room
+                    cost = best[stop][0] + reads.span(start, stop, reads.rates[gpu], on_cpu) + scale * fill * fill
+                    if start not in found or cost < found[start][0]:
+                        found[start] = (cost, (stop - start, *best[stop][1]))
+        best = found
+    return best[0][1] if 0 in best else None
 
 
 def balanced(
@@ -66,7 +146,7 @@ def balanced(
     >>> balanced([1.0] * 6, [9.0] * 6, 2, [40.0, 80.0], 5.0)
     (3, 3)
     """
-    placed = evened(sums_of(always, experts), min(on_cpu, len(always)), caps, head)
+    placed = placed_with(sums_of(always, experts), min(on_cpu, len(always)), caps, head)
     return placed.layers if placed else None
 
 

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
 from os import PathLike
@@ -38,12 +38,14 @@ class SafetensorsFiles:
     `names` are those of all tensors, in the order of the shards and, within one, of their data. `headers` tell more of
     each, one header a file, or are None where only the index is there. `metadata` is the index's or the single file's.
     `total_bytes` counts the tensors; where only the index is there it is the index's own `total_size` or None.
+    `lacks_index` says that the set is complete by the numbers in its names alone.
     """
 
     names: tuple[str, ...]
     headers: tuple[Header, ...] | None
     metadata: dict[str, JsonValue]
     total_bytes: int | None
+    lacks_index: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -62,8 +64,8 @@ def read_safetensors(path: str | PathLike[str]) -> SafetensorsFiles:
     """Read the headers of a checkpoint: a `.safetensors` file, an index, any shard, or a folder with one.
 
     In a folder `model.safetensors.index.json` comes before `model.safetensors`, and both before any other
-    name, which must then be the only one. A shard is read with the rest of its set, or refused if there is no
-    index beside it.
+    name, which must then be the only one, or the only set. A shard is read with the rest of its set: those that the
+    index beside it names or, without one, every number up to the count in its name.
 
     Raises `BadModelFile` for anything that is not a complete, consistent checkpoint.
     """
@@ -76,12 +78,7 @@ def read_safetensors(path: str | PathLike[str]) -> SafetensorsFiles:
         shard = _SHARD_NAME.fullmatch(path.name)
         if shard and int(shard["count"]) > 1:
             index = path.with_name(shard["prefix"] + _INDEX_SUFFIX)
-            if not index.exists():
-                raise BadModelFile(
-                    path,
-                    f"one shard of {int(shard['count'])} without {quoted(index.name)} beside it, as needed",
-                )
-            return _read_indexed(index)
+            return _read_indexed(index) if index.exists() else _read_numbered(path, shard)
         header = read_header(path, Kinds())
         return _checkpoint([header], dict(header.metadata))
 
@@ -106,11 +103,37 @@ def _main_file(folder: Path) -> Path:
         found = sorted(file for file in folder.iterdir() if file.name.endswith(suffix))
         if len(found) == 1:
             return found[0]
-        if found and suffix == ".safetensors" and all(_SHARD_NAME.fullmatch(file.name) for file in found):
-            raise BadModelFile(folder, f"holds {len(found)} shards without their *{_INDEX_SUFFIX}, as needed")
+        sets = {_set_name(file) for file in found}
+        if len(sets) == 1 and None not in sets:
+            return found[0]
         if found:
             raise BadModelFile(folder, f"holds {len(found)} files named *{suffix}; name the one to read")
     raise BadModelFile(folder, f"holds no *.safetensors and no *{_INDEX_SUFFIX}; a folder with either is allowed")
+
+
+def _set_name(shard: Path) -> tuple[str, str] | None:
+    """What the names of all shards of a set have in common, None where the name is no shard's."""
+    found = _SHARD_NAME.fullmatch(shard.name)
+    return (found["prefix"], found["count"]) if found else None
+
+
+def _read_numbered(path: Path, shard: re.Match[str]) -> SafetensorsFiles:
+    """The set of a shard without its index. Each number must be there once: nothing else says what belongs to it."""
+    count, digits = int(shard["count"]), len(shard["number"])
+    if count > MAX_SHARDS:
+        raise BadModelFile(path, f"is one of {count:,} shards; {MAX_SHARDS:,} are allowed")
+    folder = path.parent.resolve()
+    names = (f"{shard['prefix']}-{number:0{digits}}-of-{shard['count']}.safetensors" for number in range(1, count + 1))
+    shards = [folder / name for name in names]
+    if missing := [each for each in shards if not each.exists() and not each.is_symlink()]:
+        raise BadModelFile(
+            path,
+            f"{len(missing)} of the {count} shards are missing, {quoted(missing[0].name)} first; without"
+            f" {quoted(shard['prefix'] + _INDEX_SUFFIX)} all are needed",
+        )
+    for each in shards:
+        _refuse_link_outside(path, folder, each)
+    return replace(_checkpoint(_headers(path, shards, {}), {}), lacks_index=True)
 
 
 def _read_indexed(path: Path) -> SafetensorsFiles:

@@ -49,6 +49,11 @@ def model_from_safetensors(path: Path, spec: ModelSpec, undeclared: UnknownQuant
             _header_notes(spec, comparison) if undeclared is None else [f"read from the headers alone: {undeclared}"]
         )
         release_note = ""
+    if files.lacks_index:
+        notes.append(
+            f"no index names the {len(files.files)} shards: they are complete by their numbers; transformers loads"
+            " them only with a model.safetensors.index.json"
+        )
     if 2 * comparison.found < comparison.expected and comparison.missing is not None:
         first = quoted(comparison.missing.first)
         raise _other_model(path, f"of {comparison.expected:,} it has {comparison.found:,}, and not {first}")

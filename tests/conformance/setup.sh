@@ -76,7 +76,9 @@ install() {
 check_machine
 exec 9> "$folder/lock"
 flock 9
-for part in base vllm vllm-0.19.0 vllm-0.11.0 sglang sglang-0.5.6 sglang-kt; do
+parts=("${@:2}")
+((${#parts[@]})) || parts=(base vllm vllm-0.19.0 vllm-0.11.0 sglang sglang-0.5.6 sglang-kt)
+for part in "${parts[@]}"; do
     install "$part"
 done
 say "$(du -sh "$folder" | cut -f1) in $folder, $SECONDS s"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from formulas.moe import (
     active_bytes,
     expected_busiest_share,
+    expected_busiest_share_skewed,
     expected_distinct_experts,
     expected_distinct_experts_skewed,
     inclusion_probabilities,
@@ -82,6 +85,28 @@ def test_large_batches_balance_the_ranks(top_k: int, ranks: int) -> None:
     shares = [expected_busiest_share(tokens, top_k, 512, ranks) for tokens in (1, 10, 100, 1e4, 1e8)]
     assert shares == sorted(shares, reverse=True)
     assert shares[-1] == pytest.approx(1.0, abs=0.01)
+
+
+@given(st.integers(1, 5000), st.integers(1, 8), st.integers(8, 256), st.integers(1, 64))
+def test_even_popularity_gives_the_uniform_share(tokens: int, top_k: int, experts: int, ranks: int) -> None:
+    even = expected_busiest_share_skewed([1 / experts] * experts, top_k, tokens, ranks)
+    assert even == pytest.approx(expected_busiest_share(tokens, top_k, experts, ranks), rel=1e-6)
+
+
+@pytest.mark.parametrize("ranks", [4, 8])
+def test_a_popular_expert_loads_its_rank_as_in_a_simulation(ranks: int) -> None:
+    experts, top_k, tokens, random = 128, 8, 64, Random(7)
+    weights = power_law_weights(experts, 1.01)
+    chances = inclusion_probabilities(weights, top_k)
+    shares = []
+    for _ in range(60):
+        counts = [sum([random.random() < chance for _ in range(tokens)]) for chance in chances]
+        random.shuffle(counts)
+        loads = [sum(counts[rank::ranks]) for rank in range(ranks)]
+        shares.append(max(loads) * ranks / sum(loads))
+    expected = expected_busiest_share_skewed(weights, top_k, tokens, ranks)
+    # The bound for the largest of a few is above its mean.
+    assert 0.8 * expected < sum(shares) / len(shares) < 1.05 * expected
 
 
 @pytest.mark.parametrize(("experts", "top_k", "tokens"), [(8, 0, 1), (8, 9, 1), (8, 2, -1), (0, 1, 1)])

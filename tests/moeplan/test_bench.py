@@ -33,6 +33,9 @@ WORK = ("--context", "512", "--concurrency", "1", "--input-tokens", "48", "--out
 QUICK = ("--quick", "--threads", "1")
 
 
+POINT: dict[str, Any] = {"batch": 1, "median_s": 1.0, "low_s": 1.0, "high_s": 1.0, "bytes": 1e9, "flops": 0.0}
+
+
 class Called(NamedTuple):
     code: int
     out: str
@@ -168,6 +171,46 @@ def test_a_stale_or_foreign_calibration_is_refused_with_its_reason(
     if "fingerprint" in changes or "kernels" in changes:
         called = call("estimate", str(measured.model), "--engine", "llama.cpp", *WORK, "--calibration", str(file))
         assert called.code == 2 and reason in called.err and called.err.count("\n") == 1
+
+
+def test_detect_carries_what_was_measured_of_the_memory(measured: Bench, data: Path) -> None:
+    rows = [row for row in measured.report["rows"] if row["kernel"] == "memory_read"]
+    rewritten(data, points=[{**POINT, "bytes": 8e9, "stable": True}], measured_at="2026-11-26T01:02:03Z")
+    found = checked(call("detect", "--json"), "inventory")["nodes"][0]["memory"]["bandwidth_bytes_per_s"]
+    assert (found["value"], found["provenance"], found["at"]) == (8e9, "measured", "2026-11-26T01:02:03Z")
+    assert "moeplan bench on this machine, machine numpy" in found["source"] and len(rows) >= 1
+    assert "8.0 GB/s" in call("detect").out
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"date": "2020-01-02"}, "measured on 2020-01-02, more than 90 days ago"),
+        ({"points": []}, "every measurement of it was unstable"),
+        ({"fingerprint": "0" * 16}, "it is of another machine"),
+    ],
+)
+def test_detect_says_what_it_does_not_use(changes: dict[str, object], reason: str, measured: Bench, data: Path) -> None:
+    rewritten(data, **changes)
+    found = checked(call("detect", "--json"), "inventory")
+    fact = found["nodes"][0]["memory"].get("bandwidth_bytes_per_s")
+    assert fact is None or fact["value"] is None
+    assert fact is None or reason in fact["reason"]
+    assert any(reason in note for note in found["notes"])
+
+
+def test_two_disks_are_kept_apart(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    disks = [
+        MeasuredSeries(
+            series="disk_read/bf16/bytes1", provider="machine", version="1", date="2026-11-26", device=mount, threads=1,
+            points=(MeasuredPoint(**POINT),),
+        )
+        for mount in ("/", "/data")
+    ]  # fmt: skip
+    store_kernels(path, disks, machine="m", description="d", generated_by="g")
+    kept = json.loads(path.read_text(encoding="utf-8"))["kernels"]
+    assert [one["device"] for one in kept] == ["/", "/data"]
 
 
 def test_a_new_point_replaces_the_old_one_and_a_new_version_all(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from hwdetect.inventory import GpuStatus, Inventory, Node, Software, TextFact
 from moeplan import estimate
+from moeplan.calibration import _environment, load_kernels
 from planner.errors import BadRequest
 
 EXPERTS = "grouped_moe/int4_g32/experts384.experts_total384.hidden7168.inter256.top_k8"
@@ -51,3 +53,38 @@ def test_what_is_no_calibration_is_refused(tmp_path: Path, text: str) -> None:
         estimate("kimi-k2.5", calibration=str(path), **ASKED)
     with pytest.raises(BadRequest, match="no such file"):
         estimate("kimi-k2.5", calibration=str(tmp_path / "missing.json"), **ASKED)
+
+
+@pytest.mark.parametrize(
+    ("measured", "package", "now", "place", "is_used"),
+    [
+        ("vllm 0.19.0, torch 2.10.0+cu128", "vllm", "0.19.0", "/engine/bin/python", True),
+        ("vllm 0.19.0, torch 2.10.0+cu128", "vllm", "0.33.0", "/engine/bin/python", False),
+        ("vllm 0.19.0, torch 2.10.0+cu128", "torch", "2.10.0", "/engine/bin/python", True),
+        ("vllm 0.19.0, torch 2.10.0+cu128", "torch", "2.14.0", "/engine/bin/python", False),
+        ("kt-kernel 0.7.2 (avx512)", "kt-kernel", "0.7.3", "/engine/bin/../bin/python", False),
+        ("kt-kernel 0.7.2 (avx512)", "kt-kernel", "0.7.3", "/another/bin/python", True),
+        ("kt-kernel 0.7.2 (avx512)", "vllm", "0.33.0", "/engine/bin/python", True),
+    ],
+)
+def test_an_engine_that_was_renewed_in_its_interpreter_makes_its_kernels_stale(
+    tmp_path: Path, measured: str, package: str, now: str, place: str, is_used: bool
+) -> None:
+    path = Path(calibration_of(tmp_path, 2e-3))
+    content = json.loads(path.read_text())
+    content["kernels"][0] |= {"version": measured, "python": "/engine/bin/python"}
+    path.write_text(json.dumps(content))
+    installed = Software(name=package, version=TextFact.reported(now, "importlib.metadata"), place=place)
+    node = Node(name="n", gpu_status=GpuStatus(code="no_devices", detail=""), software=(installed,))
+    kept, reasons = load_kernels(str(path), Inventory(nodes=(node,)), detected=False)
+    assert bool(kept) == is_used
+    assert is_used or f"/engine/bin/python has {package} {now} now" in reasons[-1]
+
+
+def test_an_environment_is_the_same_under_each_name_of_its_interpreter(tmp_path: Path) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    names = [str(folder / name) for name in ("python", "python3")]
+    assert len({_environment(name) for name in names}) == 2
+    (tmp_path / "pyvenv.cfg").touch()
+    assert {_environment(name) for name in names} == {tmp_path.resolve()}

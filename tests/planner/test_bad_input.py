@@ -70,6 +70,7 @@ SENSIBLE: dict[str, tuple[str | int | float | bool, ...]] = {
     "simulate": (True, False),
     "arrival_rate": (1, "0.5", "0", "often"),
     "length_variation": (0, "0.5", "-1"),
+    "routing": ("uniform", "power_law", "zipf"),
     "accept_length": (1, 2.6, "0", "many"),
 }
 MODELS = ("kimi-k2.5", "K2.5", "deepseek-r1", "qwen3-235b-a22b", "llama-3.1-70b", "gpt-2", "")

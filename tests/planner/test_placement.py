@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from formulas.units import GIB
-from planner.engines.base import Priced
+from planner.engines import load_engine_model
+from planner.engines.base import Config, Priced
 from planner.engines.llamacpp import balanced, cell_bytes, shortage
+from planner.engines.llamacpp_placement import Reads, placed_with, sums_of
 from planner.ledger import Device
+from planner.request import Request
+from planner.step import decode_step
 from profiles.library import load_model
 from tests.planner.planning import K25, outcome_of, priced_of, request_of
 
@@ -42,6 +49,91 @@ def test_more_layers_on_the_cpu_never_fit_worse(always: list[int], caps: list[in
     experts = [3.0 * size for size in sizes]
     possible = [balanced(sizes, experts, on_cpu, room, head) is not None for on_cpu in range(len(sizes) + 1)]
     assert possible == sorted(possible)
+
+
+@given(
+    SIZES,
+    st.integers(0, 60),
+    st.lists(st.tuples(st.integers(0, 20_000), st.sampled_from((1.0, 2.0, 7.5))), min_size=1, max_size=4),
+    st.integers(0, 500),
+    st.floats(0.01, 1.0),
+)
+def test_unequal_gpus_are_never_slower_than_filled_alike(
+    always: list[int], on_cpu: int, gpus: list[tuple[int, float]], head: int, share: float
+) -> None:
+    sums = sums_of(map(float, always), [3.0 * size for size in always])
+    caps, rates = [float(cap) for cap, _ in gpus], [rate for _, rate in gpus]
+    reads = Reads(sums.always, [share * size for size in sums.experts], float(head), rates)
+    on_cpu = min(on_cpu, len(always))
+    alike = placed_with(sums, on_cpu, caps, head)
+    chosen = placed_with(sums, on_cpu, caps, head, reads)
+    assert (alike is None) == (chosen is None)
+    if alike is None or chosen is None:
+        return
+    if all(alike.layers):
+        assert chosen.seconds <= reads.seconds(alike.layers, on_cpu) * (1 + 1e-5)
+    assert sum(chosen.layers) == len(always)
+    first = 0
+    for place, (count, cap) in enumerate(zip(chosen.layers, caps, strict=True)):
+        layers = range(first, first + count)
+        used = sum(always[layer] * (4 if layer >= on_cpu else 1) for layer in layers)
+        assert not count or used + (head if place == len(caps) - 1 else 0) <= cap
+        first += count
+    if len(set(rates)) == 1:
+        assert chosen.layers == alike.layers
+
+
+MIXED: dict[str, Any] = {
+    "engine": "llama.cpp",
+    "quant": "UD-Q2_K_XL",
+    "ram": "512GiB",
+    "ram_bandwidth": "300GB/s",
+    "cores": 32,
+}
+
+
+def as_if_equal(request: Request) -> Request:
+    """The request on GPUs that are told apart by their memory alone: llama.cpp fills them alike, in their order."""
+    (node,) = request.machine.nodes
+    gpus = tuple([gpu._replace(bandwidth=node.gpus[0].bandwidth) for gpu in node.gpus])
+    return replace(request, machine=request.machine._replace(nodes=(node._replace(gpus=gpus),)))
+
+
+def priced_on(request: Request) -> Priced:
+    engine, (release,) = load_engine_model("llama.cpp"), request.releases
+    (config,) = engine.configurations(request, release)
+    assert isinstance(config, Config)
+    return engine.price(request, release, config)
+
+
+@pytest.mark.parametrize(
+    "gpu",
+    [["rtx-5090", "rtx-3090"], ["rtx-3090", "rtx-5090"], ["2xrtx-3090", "rtx-pro-6000"], ["a100-80", "2xrtx-4090"]],
+)
+def test_a_mixed_machine_is_never_slower_than_filled_in_order(gpu: list[str]) -> None:
+    request = request_of(K25, exact=True, gpu=gpu, **MIXED)
+    (release,) = request.releases
+    chosen, alike = priced_on(request), priced_on(as_if_equal(request))
+    assert chosen.verdict == alike.verdict == "fits"
+    assert chosen.config.cpu_expert_layers <= alike.config.cpu_expert_layers
+    steps = [decode_step(request, release, priced, 1, 4096).total for priced in (chosen, alike)]
+    assert steps[0] <= steps[1]
+
+
+def test_the_order_in_which_unequal_gpus_are_named_does_not_matter() -> None:
+    first, second = (priced_of(gpu=gpu, **MIXED) for gpu in (["rtx-5090", "rtx-3090"], ["rtx-3090", "rtx-5090"]))
+    assert first.config.placement == second.config.placement
+    assert (first.config.gpu_order, second.config.gpu_order) == ((), (1, 0))
+    assert [device.name for device in first.devices] == [device.name for device in second.devices]
+
+
+def test_equal_gpus_keep_their_order() -> None:
+    priced = priced_of(gpu="2xrtx-4090", **MIXED)
+    assert priced.config.gpu_order == ()
+    assert (
+        priced.config.placement
+        == priced_on(as_if_equal(request_of(exact=True, gpu="2xrtx-4090", **MIXED))).config.placement
+    )
 
 
 def gpu_weights(priced: Priced) -> int:

@@ -10,6 +10,7 @@ import pytest
 
 from planner.assemble import make_plan
 from planner.disaggregated import best_split
+from planner.errors import BadRequest
 from planner.pareto import front
 from planner.request import Request
 from planner.search import search
@@ -88,6 +89,25 @@ def test_drafts_help_one_user_more_than_many() -> None:
     wide = speed_of(drafted(request, 3), release, priced).tpot_s
     told = speed_of(drafted(request, 3, 2.6), release, priced).tpot_s
     assert told[2] / told[0] < wide[2] / wide[0]
+
+
+def test_the_accept_length_that_a_person_knows_is_taken() -> None:
+    asked: dict[str, Any] = {"speculative": "mtp", "speculative_tokens": 3, "concurrency": 1, **SGLANG, "quant": "fp8"}
+    most = [
+        speed_of(*one_of("deepseek-v3", **asked, accept_length=length)).decode_per_request[1] for length in (1, 2, 4)
+    ]
+    assert most[1] == pytest.approx(2 * most[0], rel=0.1)
+    assert most[2] > 1.8 * most[1]
+    unknown, told = (speed_of(*one_of("deepseek-v3", **asked, **given)) for given in ({}, {"accept_length": 2.6}))
+    assert told.tpot_s[1] == unknown.tpot_s[1]
+    assert told.tpot_s[2] / told.tpot_s[0] < unknown.tpot_s[2] / unknown.tpot_s[0]
+    with pytest.raises(BadRequest, match="--accept-length needs --speculative"):
+        request_of("deepseek-v3", accept_length=2.6, **SGLANG)
+
+
+def test_engines_that_are_planned_without_drafts_do_not_gain_by_them() -> None:
+    request, release, priced = one_of(gpu="rtx-4090", engine="llama.cpp", quant="UD-TQ1_0", ram="512GiB")
+    assert serve(drafted(request, 3), release, priced) == serve(request, release, priced)
 
 
 def test_the_token_budget_sums_to_the_time_per_token() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -14,6 +15,7 @@ from planner.cases import uses_of
 from planner.engines.base import Priced
 from planner.request import PricedRelease, Request
 from planner.step import decode_step, prefill_step
+from profiles.model import KvGroup
 from tests.planner.planning import K25, outcome_of, request_of
 from tests.planner.test_evidence import series_of
 
@@ -177,8 +179,64 @@ def test_rates_measured_here_replace_those_of_modules_slots_and_disks() -> None:
 
 
 def test_layers_on_a_slower_card_are_read_at_its_pace() -> None:
-    given: dict[str, Any] = {"engine": "llama.cpp", "quant": "UD-IQ1_S", "n_cpu_moe": 999, "ram": "512GiB"}
+    given: dict[str, Any] = {"engine": "llama.cpp", "quant": "UD-IQ1_S", "n_cpu_moe": 50, "ram": "512GiB"}
     fast = row(decode_step(*one_of("deepseek-r1", gpu=["2xrtx-5090"], **given), 1, 4096), "weights on GPUs")
     mixed = row(decode_step(*one_of("deepseek-r1", gpu=["rtx-5090", "rtx-3090"], **given), 1, 4096), "weights on GPUs")
     slow = row(decode_step(*one_of("deepseek-r1", gpu=["2xrtx-3090"], **given), 1, 4096), "weights on GPUs")
     assert fast < mixed < slow
+
+
+def with_caches(request: Request, changed: Callable[[KvGroup], KvGroup]) -> Request:
+    """The request of a model whose caches are otherwise."""
+    groups = tuple([changed(group) for group in request.model.kv_groups])
+    return replace(request, model=replace(request.model, kv_groups=groups))
+
+
+def attention_times(request: Request, release: PricedRelease, priced: Priced) -> tuple[float, float]:
+    """Seconds of attention in a step and in a chunk of a prompt, after a long context."""
+    fresh = replace(release, memo={})
+    decode = decode_step(request, fresh, priced, 8, 65_536)
+    return row(decode, "attention"), row(prefill_step(request, fresh, priced, 512, 65_536), "attention")
+
+
+def test_attention_over_compressed_states_does_less_for_the_same_context() -> None:
+    request, release, priced = one_of("deepseek-v4-pro", gpu="8xB200", engine="vllm", tp=8, concurrency=32)
+    uses = uses_of(request, release, priced.config)
+    decode = [use for use in uses if use.what == "attention" and use.phase == "decode"]
+    assert [use.states(65_536) for use in decode] == [128, 65_536 / 4, 65_536 / 128]
+    plain = with_caches(request, lambda group: group._replace(tokens_per_state=1))
+    times = zip(attention_times(request, release, priced), attention_times(plain, release, priced), strict=True)
+    assert all(1.5 * less < more for less, more in times)
+
+
+@pytest.mark.parametrize("gpu", ["2xrtx-5090", "none"])
+def test_windows_are_read_no_further_than_they_reach(gpu: str) -> None:
+    given = {"gpu": gpu, "engine": "llama.cpp", "quant": "Q8_0", "ram": "512GiB", "cores": 32}
+    request, release, priced = one_of("gpt-oss-120b", **given)
+    whole = with_caches(request, lambda group: group._replace(window=None))
+    times = zip(attention_times(request, release, priced), attention_times(whole, release, priced), strict=True)
+    assert all(1.5 * less < more for less, more in times)
+
+
+def test_popular_experts_are_fewer_to_read_but_load_one_rank() -> None:
+    given: dict[str, Any] = {"gpu": "8xH200", "engine": "sglang", "quant": "int4", "tp": 8}
+    for ep, batch in ((1, 64), (8, 4096)):
+        request, release, priced = one_of(**given, ep=ep)
+        skewed, *_ = one_of(**given, ep=ep, routing="power_law")
+        fresh = replace(release, memo={})
+        even, uneven = (
+            row(decode_step(*asked, priced, batch, 1024), "routed experts")
+            for asked in ((request, release), (skewed, fresh))
+        )
+        assert uneven < 0.8 * even if ep == 1 else uneven > 1.2 * even
+
+
+def test_popular_experts_in_ram_are_fewer_to_read() -> None:
+    given: dict[str, Any] = {"gpu": "rtx-4090", "engine": "llama.cpp", "quant": "UD-Q2_K_XL", "ram": "512GiB"}
+    request, release, priced = one_of(**given, sequences=16)
+    skewed, *_ = one_of(**given, sequences=16, routing="power_law")
+    even = row(decode_step(request, release, priced, 16, 1024), "experts in RAM")
+    assert row(decode_step(skewed, replace(release, memo={}), priced, 16, 1024), "experts in RAM") < 0.9 * even
+    assert decode_step(skewed, replace(release, memo={}), priced, 1, 1024).total == pytest.approx(
+        decode_step(request, release, priced, 1, 1024).total, rel=0.01
+    )

@@ -6,11 +6,12 @@ import re
 
 import pytest
 
+from planner.engines import ENGINE_NAMES
 from profiles.engines import engine_names, load_engine
 from profiles.serving import engine_image, load_serving
 
 
-@pytest.mark.parametrize("engine", engine_names())
+@pytest.mark.parametrize("engine", ENGINE_NAMES)
 def test_every_engine_says_how_it_is_served(engine: str) -> None:
     serving = load_serving(engine)
     assert 1024 < serving.port < 65536

@@ -7,7 +7,9 @@ import os
 import shutil
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,9 @@ from tests.moeplan.hub.conftest import Moeplan, assert_refused
 from tests.moeplan.hub.models import LLAMA_BYTES, LLAMA_CONFIG, checkpoint, kimi_gguf
 from tests.moeplan.hub.server import COMMIT, HubServer
 from tests.profiles.weights.checkpoints import small_config, small_model, stored_tensors, write_checkpoint
-from tests.support.gguf_models import uniform
+from tests.profiles.weights.test_projector import projector
+from tests.support.gguf_models import kimi_k25_spec, routed_experts, uniform
+from tests.support.gguf_writer import write_gguf
 
 
 @pytest.fixture
@@ -49,7 +53,25 @@ def test_card_of_more_than_the_configuration_explains(hub: HubServer, moeplan: M
     assert (from_hub["bytes"], from_hub["evidence"]) == (LLAMA_BYTES + (2 << 30), "exact")
     assert moeplan("models", "add", "acme/Big-Llama").returncode == 0
     from_card = json.loads(moeplan("memory", "big-llama", "--json").stdout)["weights"][0]
-    assert (from_card["bytes"], from_card["evidence"]) == (LLAMA_BYTES + (2 << 30), "assumed")
+    assert (from_card["bytes"], from_card["evidence"]) == (LLAMA_BYTES + (2 << 30), "exact")
+    assert from_card["bytes_by_class"] == from_hub["bytes_by_class"]
+
+
+def test_card_of_an_index_that_states_more_than_the_configuration(
+    moeplan: Moeplan, cards: Path, tmp_path: Path
+) -> None:
+    """Nothing says what the rest is: the size is the index's, the parts are assumed."""
+    tensors = stored_tensors(small_model("Qwen3-32B"))
+    folder = write_checkpoint(tmp_path / "My Qwen", tensors, small_config("Qwen3-32B"), 2)
+    for shard in folder.glob("*.safetensors"):
+        shard.unlink()
+    index = folder / "model.safetensors.index.json"
+    stated = json.loads(index.read_text())
+    more = sum(tensor.nbytes for tensor in tensors.values()) + 4096
+    index.write_text(json.dumps(stated | {"metadata": {"total_size": more}}))
+    assert moeplan("models", "add", str(folder), "--id", "mine").returncode == 0
+    (row,) = (row for row in json.loads(moeplan("memory", "mine", "--json").stdout)["weights"] if row["release"])
+    assert (row["bytes"], row["evidence"]) == (more, "assumed")
 
 
 def test_card_is_listed(hub: HubServer, moeplan: Moeplan, cards: Path) -> None:
@@ -115,7 +137,7 @@ def test_existing_card_stays_unless_forced(hub: HubServer, moeplan: Moeplan, car
         ),
         (("acme/Big-Llama", "--id", "../evil"), "--id '../evil': a-z, 0-9, dots and dashes are allowed, up to 64"),
         (("./nowhere",), "'./nowhere': no such file or folder, and no org/name"),
-        ((), "add: PATH_OR_ID is missing: a config.json, its folder, or org/name on the hub"),
+        ((), "add: PATH_OR_ID is missing: a config.json, weights, their folder, or org/name on the hub"),
     ],
 )
 def test_refusals(hub: HubServer, moeplan: Moeplan, cards: Path, arguments: tuple[str, ...], line: str) -> None:
@@ -128,10 +150,64 @@ def test_flags_of_add_belong_to_add(moeplan: Moeplan) -> None:
     assert_refused(moeplan("models", "--force"), 2, "--id, --output and --force belong to `moeplan models add`")
 
 
-def test_gguf_makes_no_card(hub: HubServer, moeplan: Moeplan, tmp_path: Path) -> None:
-    hub.repos["acme/Kimi-GGUF"] = kimi_gguf(tmp_path, "Kimi-Q4_0.gguf", uniform("q4_0"))
-    line = "acme/Kimi-GGUF: a card is made of a config.json; add the repository the GGUF is made of"
-    assert_refused(moeplan("models", "add", "acme/Kimi-GGUF:Q4_0"), 2, line)
+def test_card_of_a_gguf_on_the_hub(hub: HubServer, moeplan: Moeplan, cards: Path, tmp_path: Path) -> None:
+    hub.repos["acme/Kimi-GGUF"] = kimi_gguf(tmp_path, "Q2_K/Kimi-Q2_K.gguf", routed_experts("q2_k", "q8_0"), splits=3)
+    direct = json.loads(moeplan("memory", "acme/Kimi-GGUF:Q2_K", "--json").stdout)
+    done = moeplan("models", "add", "acme/Kimi-GGUF:Q2_K")
+    assert (done.returncode, done.stdout) == (0, f"kimi-gguf: {cards / 'kimi-gguf.toml'}\n"), done.stderr
+    card = tomllib.loads((cards / "kimi-gguf.toml").read_text())
+    assert card["source"] == f"{hub.url}/acme/Kimi-GGUF/blob/{COMMIT}/Q2_K/Kimi-Q2_K-00001-of-00003.gguf, 2026-01-29"
+    assert (card["repository"], "config" in card) == ("acme/Kimi-GGUF", False)
+    hub.requests.clear()
+    by_name = json.loads(moeplan("memory", "kimi-gguf", "--json").stdout)
+    assert hub.requests == []
+    assert by_name["weights"] == direct["weights"]
+    assert by_name["kv_cache"] == direct["kv_cache"]
+    assert (by_name["weights"][0]["bytes"], by_name["weights"][0]["evidence"]) == (345_886_853_120, "exact")
+
+
+@pytest.mark.parametrize(("splits", "given"), [(1, "Kimi-Q2_K.gguf"), (3, "Kimi-Q2_K-00002-of-00003.gguf"), (3, "")])
+def test_card_of_a_gguf_with_its_projector(
+    moeplan: Moeplan, cards: Path, tmp_path: Path, splits: int, given: str
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    spec = kimi_k25_spec(routed_experts("q2_k", "q8_0"))
+    first = write_gguf(folder / "Kimi-Q2_K.gguf", spec, data="sparse", splits=splits)[0]
+    write_gguf(folder / "mmproj-F16.gguf", projector(leads_to=7168), data="sparse")
+    direct = json.loads(moeplan("memory", str(first), "--json").stdout)
+    done = moeplan("models", "add", str(folder / given), "--id", "mine")
+    assert done.returncode == 0, done.stderr
+    card = tomllib.loads((cards / "mine.toml").read_text())
+    assert card["release"][0]["tensor_bytes"] == direct["weights"][0]["bytes"]
+    assert card["source"].startswith(f"{folder}/")
+    assert "mmproj-F16.gguf" in card["release"][0]["note"]
+    hardware = ("--gpu", "8xH200", "--ram", "1TiB", "--json")
+    plans = [json.loads(moeplan("plan", model, *hardware).stdout) for model in ("mine", str(first))]
+    mine, file = ([(row["memory"], row["performance"]) for row in found["candidates"]] for found in plans)
+    assert mine == file
+    argv = plans[0]["candidates"][0]["launch"]["argv"]
+    assert argv[argv.index("--model") + 1] == str(first)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda header: header | {"layers": "61"}, "layers: Input should be a valid integer"),
+        (lambda header: header | {"tensors": header["tensors"][1:]}, "the one release must have as many"),
+        (lambda header: {}, "id: Field required"),
+    ],
+)
+def test_header_of_a_card_that_was_changed_is_refused(
+    moeplan: Moeplan, cards: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    (path,) = write_gguf(tmp_path / "Kimi-Q8_0.gguf", kimi_k25_spec(uniform("q8_0")), data="sparse")
+    assert moeplan("models", "add", str(path), "--id", "mine").returncode == 0
+    header = cards / "configs" / "mine.header.json"
+    header.write_text(json.dumps(change(json.loads(header.read_text()))))
+    done = moeplan("memory", "mine")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert said in done.stderr
 
 
 def test_folder_that_cannot_be_written(hub: HubServer, moeplan: Moeplan, tmp_path: Path) -> None:

@@ -26,6 +26,10 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama.cpp on 4xA100": ("kimi-k2.5", {"gpu": "4xA100-80", "ram": "512GiB", "engine": "llama.cpp"}),
     "llama.cpp on one GPU": ("kimi-k2.5", {"gpu": "rtx-4090", "ram": "512GiB", "engine": "llama.cpp"}),
     "llama.cpp without GPU": ("qwen3-235b-a22b", {"gpu": "none", "ram": "1TiB", "engine": "llama.cpp"}),
+    "llama.cpp on unequal GPUs": (
+        "kimi-k2.5",
+        {"gpu": ("rtx-3090", "rtx-5090"), "ram": "512GiB", "engine": "llama.cpp"},
+    ),
     "ktransformers": (
         "kimi-k2.5",
         {"gpu": "4xRTX-PRO-6000", "ram": "1TiB", "cpu": "2xepyc-9004", "cores": "64", "engine": "ktransformers"},

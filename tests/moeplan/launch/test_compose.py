@@ -118,6 +118,16 @@ def test_of_mixed_gpus_the_planned_ones_are_handed_out(tmp_path: Path) -> None:
     assert "CUDA_VISIBLE_DEVICES" not in service["environment"]
 
 
+def test_the_fastest_of_unequal_gpus_stays_the_first_in_a_container(tmp_path: Path) -> None:
+    plan = planned("llama.cpp on unequal GPUs")
+    assert plan.candidates[0].launch.env["CUDA_VISIBLE_DEVICES"] == "1,0"
+    service = read(written(plan, "compose"), "compose.yaml", tmp_path)
+    (wanted,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert sorted(wanted["device_ids"]) == ["0", "1"]
+    chosen = {name: text for name, text in service["environment"].items() if name.startswith("CUDA")}
+    assert chosen == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "1,0"}
+
+
 def test_local_weights_are_mounted_read_only(plan: Plan, tmp_path: Path) -> None:
     for path, inside, source in (
         ("/my $data/K2.5/a-00001-of-00002.gguf", "/weights/a-00001-of-00002.gguf", "/my $data/K2.5"),

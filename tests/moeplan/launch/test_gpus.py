@@ -19,6 +19,7 @@ SHOWN = 60
 KINDS = (
     "vllm on 8xH200", "vllm on 2 x 8xH100", "vllm on 3 x 8xB200", "vllm on AMD", "vllm on mixed GPUs",
     "sglang on 8xH200", "sglang on 2 x 8xH100", "llama.cpp on 4xA100", "llama.cpp on one GPU", "llama.cpp without GPU",
+    "llama.cpp on unequal GPUs",
     "ktransformers",
 )  # fmt: skip
 

@@ -43,6 +43,7 @@ def test_a_healthy_machine_passes_every_check_that_is_meant_for_it(shim: Shim, p
         *("gpu_on_bus", "gpu_health", "gpu_ecc_pending", "gpu_retired_pages", "gpu_vgpu", "gpu_used_by_others"),
         *("nvswitch_sxid", "host_cpu_quota"),
         *("plan_host_memory", "plan_numa_memory", "plan_cpu_instructions"),
+        *("cluster_gpus", "cluster_versions", "cluster_outlier", "node_report"),
     }
     assert passed(report) == set(CHECKS) - elsewhere
     assert {each.subject for each in report.findings if each.code == "gpu_ecc"} == {"GPU 0-7"}

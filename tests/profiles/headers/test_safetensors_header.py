@@ -276,10 +276,68 @@ def test_refuses_a_set_with_a_shard_missing(write: Write) -> None:
         read_safetensors(path)
 
 
-def test_refuses_one_shard_without_its_index(write: Write) -> None:
-    name, content = next(iter(shards().items()))
-    with pytest.raises(BadModelFile, match=r"one shard of 2 without 'model.safetensors.index.json' beside it"):
-        read_safetensors(write(name, content))
+@pytest.mark.parametrize("given", ["", *shards()], ids=["folder", "first shard", "last shard"])
+def test_a_whole_set_is_read_without_its_index(write: Write, tmp_path: Path, given: str) -> None:
+    paths = [write(name, content) for name, content in shards().items()]
+    checkpoint = read_safetensors(tmp_path / given)
+    assert (checkpoint.names, checkpoint.total_bytes) == (("a", "b", "c"), 9)
+    assert (checkpoint.files, checkpoint.lacks_index) == (tuple(paths), True)
+    write(INDEX, index(WEIGHT_MAP))
+    assert not read_safetensors(tmp_path / given).lacks_index
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_refuses_part_of_a_set_without_its_index(write: Write, tmp_path: Path, kept: int) -> None:
+    names = list(shards())
+    path = write(names[kept], shards()[names[kept]])
+    line = rf"1 of the 2 shards are missing, '{names[1 - kept]}' first; without '{INDEX}' all are needed"
+    for given in (path, tmp_path):
+        with pytest.raises(BadModelFile, match=line):
+            read_safetensors(given)
+
+
+def test_refuses_two_sets_without_an_index(write: Write, tmp_path: Path) -> None:
+    for name, content in shards().items():
+        write(name, content)
+        write(f"other-{name}", content)
+    with pytest.raises(BadModelFile, match=r"holds 4 files named \*.safetensors; name the one to read"):
+        read_safetensors(tmp_path)
+
+
+def test_refuses_a_tensor_that_two_shards_without_an_index_hold(write: Write) -> None:
+    for name in shards():
+        path = write(name, shards()["model-00001-of-000002.safetensors"])
+    with pytest.raises(BadModelFile, match="two of its shards hold a tensor of the same name"):
+        read_safetensors(path)
+
+
+def test_refuses_more_shards_than_are_allowed_before_looking_for_them(write: Write) -> None:
+    path = write("model-00001-of-999999.safetensors", SMALL)
+    with pytest.raises(BadModelFile, match=r"one of 999,999 shards; 4,096 are allowed"):
+        read_safetensors(path)
+
+
+@pytest.mark.parametrize("has_shards", [True, False])
+@pytest.mark.parametrize(
+    "content",
+    [
+        index(WEIGHT_MAP),
+        json.dumps({"metadata": {"total_size": 9}, "weight_map": WEIGHT_MAP}, indent=2).encode(),
+        index(WEIGHT_MAP).replace(b'"b"', b'"\\u0062"'),
+        json.dumps({"weight_map": WEIGHT_MAP, "metadata": {"total_size": 9}}).encode(),
+    ],
+    ids=["as published", "indented", "escaped", "metadata last"],
+)
+def test_every_truncation_of_an_index_is_refused(write: Write, content: bytes, has_shards: bool) -> None:
+    for name, shard in shards().items() if has_shards else ():
+        write(name, shard)
+    assert read_safetensors(write(INDEX, content)).total_bytes == 9
+    for length in range(len(content)):
+        path = write(INDEX, content[:length])
+        with pytest.raises(BadModelFile) as caught:
+            read_safetensors(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,15 @@ def test_a_checkpoint_is_planned(tmp_path: Path, name: str) -> None:
     assert str(folder) in found.candidates[0].launch.argv
 
 
+def test_shards_without_an_index_are_planned_and_told(tmp_path: Path) -> None:
+    tensors = stored_tensors(small_model("Kimi-K2.5"))
+    folder = write_checkpoint(tmp_path / "model", tensors, small_config("Kimi-K2.5"), 3)
+    (folder / "model.safetensors.index.json").unlink()
+    report = memory(str(folder))
+    assert report.weights[0].bytes == sum(each.nbytes for each in tensors.values())
+    assert any(note.startswith("no index names the 3 shards") for note in report.notes)
+
+
 def test_an_unexplained_tensor_is_told_with_the_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from tests.profiles.weights.checkpoints import Stored
 
@@ -133,6 +142,7 @@ def _no_config(folder: Path) -> Path:
 
 def _shards(folder: Path) -> Path:
     (folder / "model.safetensors.index.json").unlink()
+    (folder / "model-00002-of-00003.safetensors").unlink()
     return folder
 
 
@@ -172,7 +182,7 @@ def _shard_missing(folder: Path) -> Path:
             ),
             BadRequest,
             2,
-            "holds 3 shards without their",
+            "1 of the 3 shards are missing, 'model-00002-of-00003.safetensors' first",
         ),
     ],
 )
