@@ -9,7 +9,6 @@ from math import log
 from typing import NamedTuple
 
 from formulas.units import GIB
-from planner.calibrate import calibrated
 from planner.cost import cheapest_rent
 from planner.engines import ENGINE_NAMES, load_engine_model
 from planner.engines.base import Config, Engine, Priced, Refusal, placed_gpus
@@ -152,7 +151,11 @@ def _tries(request: Request, engine: Engine, release: PricedRelease, config: Con
 
 def _price(request: Request, engine: Engine, release: PricedRelease, config: Config) -> Priced:
     priced = engine.price(request, release, config)
-    return calibrated(request, release, priced) if request.observed else priced
+    if not request.observed:
+        return priced
+    from planner.calibrate import calibrated
+
+    return calibrated(request, release, priced)
 
 
 def _likelihood(priced: Priced) -> tuple[int, int]:
