@@ -298,12 +298,13 @@ def _gpus(values: Values) -> tuple[Choice, ...]:
 
 
 def _cpus(values: Values) -> tuple[Choice, ...]:
+    """Every known CPU, as many as the knob says now, or two; no more than a board takes."""
     from profiles.cpus import cpu_keys, load_cpu
 
     found = _COUNT.match(values.get("cpu", ""))
-    count = found[1] if found else "2"
+    count = int(found[1]) if found else 2
     facts = [load_cpu(key) for key in cpu_keys()]
-    return tuple(Choice(f"{count}x{one.key}", one.memory or "") for one in facts)
+    return tuple(Choice(f"{min(count, one.max_sockets)}x{one.key}", one.memory or "") for one in facts)
 
 
 def _links(values: Values) -> tuple[Choice, ...]:
