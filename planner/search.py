@@ -76,7 +76,6 @@ def no_collection() -> Iterator[None]:
 def search(request: Request, progress: Progress | None = None) -> Outcome:
     """Price and time every configuration of the request."""
     outcome = Outcome([], [], 0)
-    evaluated = 0
     engines = engines_of(request)
     work = [(engine, release) for engine in engines for release in request.releases]
     for done, (engine, release) in enumerate(work):
@@ -96,11 +95,10 @@ def search(request: Request, progress: Progress | None = None) -> Outcome:
             )
             continue
         for config in engine.configurations(request, release):
-            evaluated += 1
             _consider(request, engine, release, config, outcome)
     if progress is not None:
         progress(len(work), len(work))
-    return Outcome(outcome.found, outcome.missed, evaluated)
+    return outcome._replace(evaluated=len(outcome.found) + len(outcome.missed))
 
 
 def _consider(

@@ -9,12 +9,18 @@ from moeplan.launch.deployment import Deployment, remarks
 from moeplan.launch.shell import scripts
 from moeplan.launch.shell_text import HEAD_ADDRESS, REQUIRED
 from moeplan.text_safe import printable
+from planner.errors import BadRequest
 
 JOB: Final = "job.sbatch"
 
 
 def slurm_files(deployment: Deployment) -> dict[str, str]:
-    """``job.sbatch`` and the scripts of the nodes. Slurm hands out the GPUs, so the scripts choose none."""
+    """``job.sbatch`` and the scripts of the nodes. Slurm hands out the GPUs, so the scripts choose none.
+
+    Raises ``BadRequest`` for GPUs that Slurm does not know.
+    """
+    if deployment.serving.gpu_vendor == "apple":
+        raise BadRequest("Slurm's nodes run Linux, these GPUs are Apple's; write --format shell")
     return {JOB: "\n".join(_job(deployment)) + "\n", **scripts(deployment, deployment.env_beside_gpus)}
 
 

@@ -169,15 +169,15 @@ def visible_devices(node: Node, used: Sequence[int]) -> dict[str, str]:
     return {"HIP_VISIBLE_DEVICES": listed} if vendors == {"amd"} else {}
 
 
-def placed_gpus(node: Node, config: Config) -> tuple[Gpu, ...]:
-    """The GPUs that ``placement`` counts layers on, in the order in which the engine sees them."""
-    return tuple([node.gpus[place] for place in config.gpu_order or range(len(config.placement))])
-
-
 def listening(facts: EngineFacts, version: str, engine: str) -> tuple[str, ...]:
     """Arguments that make a server listen on this machine alone, on the engine's own port."""
     port = str(load_serving(engine).port)
     return facts.flag("host", version), "127.0.0.1", facts.flag("port", version), port
+
+
+def placed_gpus(node: Node, config: Config) -> tuple[Gpu, ...]:
+    """The GPUs that ``placement`` counts layers on, in the order in which the engine sees them."""
+    return tuple([node.gpus[place] for place in config.gpu_order or range(len(config.placement))])
 
 
 def gpu_environment(request: Request, config: Config) -> dict[str, str]:

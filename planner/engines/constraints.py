@@ -146,8 +146,8 @@ def _advice(model: ModelSpec, release: PricedRelease, config: Config, vendor: st
         )
     if moe is not None and moe.experts % config.ep:
         yield (
-            f"{moe.experts} experts do not divide over {config.ep} ranks: some hold one more, and expert load balancing "
-            "(EPLB) cannot be turned on"
+            f"{moe.experts} experts do not divide over {config.ep} ranks: some hold one more, and load balancing "
+            "of experts (EPLB) cannot be turned on"
         )
     most = f"amd_ranks {model.family}"
     if vendor == "amd" and facts.has_fact(most, config.version):

@@ -1,9 +1,9 @@
 """Puts `sglang.launch_server` argument lists through SGLang's own code: parser, resolution and cross-checks.
 
 Runs under the interpreter that setup.sh makes, for SGLang and for sglang-kt, its fork for KTransformers. Every line
-of standard input is a request (`argv` after the module's name, `model` and `drafter` the folders that stand for the names of
-both, `gpu` its name, CUDA capability and bytes, `gpus` on this node); every line of standard output is the answer. A `gpu`
-of None stops after the parser.
+of standard input is a request (`argv` after the module's name, `model` and `drafter` the folders that stand for the
+names of both, `gpu` its name, CUDA capability and bytes, `gpus` on this node); every line of standard output is the
+answer. A `gpu` of None stops after the parser.
 
 Stood in for: `torch.cuda`'s questions about the GPU, the size that nvidia-smi would tell, and packages of kernels,
 pictures and servers that the sources import and that no parser calls. Everything that reads, compares or refuses is

@@ -1,9 +1,9 @@
 """Puts `vllm serve` argument lists through vLLM's own code, up to the engine's complete configuration.
 
 Runs under the interpreter that setup.sh makes, not under the project's. Every line of standard input is a request
-(`argv` after `vllm serve`, `model` and `drafter` the folders that stand for the names of both, `gpu` its name, CUDA capability and
-bytes, `gpus` on this node); every line of standard output is the answer. A `gpu` of None stops after the parser,
-which is all that this CUDA build can say of other vendors' GPUs.
+(`argv` after `vllm serve`, `model` and `drafter` the folders that stand for the names of both, `gpu` its name, CUDA
+capability and bytes, `gpus` on this node); every line of standard output is the answer. A `gpu` of None stops after
+the parser, which is all that this CUDA build can say of other vendors' GPUs.
 
 Three things are stood in for, each because it is compiled for CUDA: the platform (told which GPU it is on), the
 kernels' extension modules (imported, never called) and flash-attention's Python face. Everything that reads, compares
