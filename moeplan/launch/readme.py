@@ -91,6 +91,9 @@ def _engine(deployment: Deployment, kind: str) -> Iterator[str]:
         program = printable(deployment.nodes[0].argv[0])
         yield f"Its source and its releases are at {printable(deployment.serving.repository)}. `{program}` has to be on"
         yield "the PATH of the start."
+        if deployment.serving.image is not None:
+            tag = printable(deployment.serving.image.reference.rpartition(":")[2])
+            yield f"The build that was read for this plan is the one in the tag `{tag}` of its images."
         return
     folder = engine_folder(deployment) if kind == "systemd" else "engine"
     wanted = shlex.join(packages)
@@ -259,7 +262,8 @@ def _check(deployment: Deployment, kind: str) -> Iterator[str]:
     yield ""
     yield "## Check"
     yield ""
-    yield f"A start takes minutes, up to {serving.startup_s // 60} with a slow download. Then this answers 200:"
+    where = " on node 0" if deployment.several and kind in ("shell", "compose", "systemd") else ""
+    yield f"A start takes minutes, up to {serving.startup_s // 60} with a slow download. Then this answers 200{where}:"
     yield ""
     if kind == "kubernetes":
         yield f"    kubectl port-forward service/{service_name(deployment)} {deployment.port}:{deployment.port} &"

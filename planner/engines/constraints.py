@@ -199,6 +199,11 @@ def refused_layout(
         return f"tp {config.tp} is not divisible by dcp {config.dcp}", "use a dcp that divides tp"
     if config.dcp > 1 and not model.uses_mla:
         return "decode context parallelism is planned for MLA models only", "use dcp 1"
+    only = f"dcp_capability {model.family}"
+    if config.dcp > 1 and facts.has_fact(only, config.version):
+        generation = int(facts.at(only, config.version).value)
+        if int(group.gpu.cuda or 0) != generation:
+            return f"decode context parallelism of {model.name} has kernels for {generation}.x alone", "use dcp 1"
     ranks = config.tp if config.attention_dp else config.tp * config.expert_group
     if config.ep not in (1, ranks):
         product = "tp" if config.attention_dp or config.own_experts else "tp x dp"

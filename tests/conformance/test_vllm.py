@@ -152,6 +152,24 @@ def test_vllm_understands_what_stands_beside_the_model(
         assert {key: answer.understood[key] for key in meant} == meant
 
 
+@pytest.mark.parametrize(("tp", "pp", "dp", "firsts"), [(8, 1, 2, [0, 1]), (1, 1, 16, [0, 8]), (16, 1, 1, [0, 0])])
+def test_the_nodes_of_vllm_share_the_replicas_and_find_the_head(
+    vllm: EngineParser, models: Models, tp: int, pp: int, dp: int, firsts: list[int]
+) -> None:
+    """Without --data-parallel-size-local and -address: vLLM has them from the nodes and the head's address."""
+    options: dict[str, str | int | bool] = {
+        "gpu": "8xH200", "nodes": 2, "quant": "int4", "tp": tp, "pp": pp, "dp": dp,
+    }  # fmt: skip
+    if dp > 1:
+        options["ep"] = dp * tp
+    starts = at_least_one(estimated("kimi-k2.5", engine="vllm", **options))
+    answers = [vllm.ask(start.argv, models.of(start), start.gpu, start.node_gpus) for start in starts]
+    assert [answer.understood["first_replica"] for answer in answers] == firsts
+    for answer in answers:
+        of_replicas, of_ranks = answer.understood["head"]
+        assert of_ranks == "HEAD_ADDRESS" and (dp == 1 or of_replicas == "HEAD_ADDRESS")
+
+
 @pytest.mark.parametrize("options", STRADDLING, ids=str)
 def test_vllm_refuses_the_replicas_that_are_refused_here(
     vllm: EngineParser, models: Models, options: dict[str, Any]

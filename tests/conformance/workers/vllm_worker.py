@@ -135,6 +135,8 @@ def understood(config: Any) -> dict[str, Any]:
         "expert_parallel": parallel.enable_expert_parallel,
         "gpus": parallel.local_world_size * parallel.data_parallel_size_local,
         "world": parallel.world_size_across_dp,
+        "first_replica": parallel.data_parallel_rank,
+        "head": [parallel.data_parallel_master_ip, getattr(parallel, "master_addr", None)],
         "kv_dtype": cache.cache_dtype,
         "utilization": cache.gpu_memory_utilization,
         "context": config.model_config.max_model_len,

@@ -6,8 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from planner.errors import BadRequest
 from planner.plan import Plan
-from tests.moeplan.launch.launching import KINDS, called, commands, fake, planned, put, run, with_launch, written
+from tests.moeplan.launch.launching import (
+    KINDS,
+    called,
+    commands,
+    fake,
+    planned,
+    put,
+    run,
+    with_arguments,
+    with_launch,
+    written,
+)
 
 SCONTROL = """#!/usr/bin/env bash
 [[ "$1 $2" == 'show hostnames' ]] || exit 9
@@ -70,6 +82,11 @@ def test_slurm_reserves_the_nodes_whole_and_chooses_the_gpus(tmp_path: Path) -> 
     assert "exclusive" in wanted
     assert "CUDA_VISIBLE_DEVICES" not in files["launch.sh"]
     assert "gpus-per-node" not in directives(written(planned("llama.cpp without GPU"), "slurm")["job.sbatch"])
+
+
+def test_apples_gpus_are_not_slurms(plan: Plan) -> None:
+    with pytest.raises(BadRequest, match="these GPUs are Apple's; write --format shell"):
+        written(with_arguments(plan, gpu_vendor="apple"), "slurm")
 
 
 def test_directives_come_before_the_first_command(plan: Plan) -> None:
