@@ -27,6 +27,7 @@ from moeplan.text_safe import printable
 from planner.compare import Row
 from planner.errors import BadRequest
 from planner.plan import Record
+from planner.verify_report import MeasuredLoad
 
 if TYPE_CHECKING:
     from hwdetect.inventory import Inventory, Software
@@ -35,6 +36,8 @@ CALIBRATION_SCHEMA: Final = "moeplan.calibration/1"
 MAX_FILE_BYTES: Final = 16 << 20
 MAX_STARTUPS: Final = 200
 """Start-ups kept for a machine; the oldest goes first."""
+MAX_LOADS: Final = 200
+"""Verified loads kept for a machine; the oldest goes first."""
 STALE_AFTER: Final = timedelta(days=90)
 PACKAGES: Final = {"ggml": "xllamacpp", "onnxruntime_cpu": "onnxruntime"}
 """Whose version a provider's is, where it is installed beside this program."""
@@ -68,6 +71,7 @@ class Calibration(Record):
     machine: str
     startups: tuple[Startup, ...] = ()
     kernels: tuple[MeasuredSeries, ...] = ()
+    loads: tuple[MeasuredLoad, ...] = ()
 
 
 class LoadedSeries(NamedTuple):
@@ -153,6 +157,17 @@ def store_kernels(
         return found.model_copy(update={"kernels": tuple(kept.values())})
 
     _renew(path, with_kernels, machine, description, generated_by, make_folder)
+
+
+def store_load(
+    path: Path, load: MeasuredLoad, *, machine: str, description: str, generated_by: str, make_folder: bool = False
+) -> None:
+    """Add what a served model did under load. Raises as ``store`` does."""
+
+    def with_load(found: Calibration) -> Calibration:
+        return found.model_copy(update={"loads": (*found.loads, load)[-MAX_LOADS:]})
+
+    _renew(path, with_load, machine, description, generated_by, make_folder)
 
 
 def load_kernels(

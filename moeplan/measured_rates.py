@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from hwdetect.facts import FloatFact
+from hwdetect.facts import FloatFact, known
 from hwdetect.inventory import GpuRate
 from hwdetect.rates import with_rates
 from moeplan.calibration import AUTO, LoadedSeries, load_series
@@ -34,7 +34,7 @@ def with_measured_rates(inventory: Inventory, choice: str = AUTO) -> Inventory:
     series = (*loaded.kept, *loaded.refused)
     mounts = sorted({one.device for one in series if one.series.startswith("disk_read/")})
     disks = {mount: _fact(loaded, "disk_read", on_gpu=False, devices=(mount,)) for mount in mounts}
-    memory = _fact(loaded, "memory_read", on_gpu=False)
+    memory = _of_all_nodes(_fact(loaded, "memory_read", on_gpu=False), inventory)
     gpus = _gpu_rates(inventory, loaded)
     facts = (memory, *disks.values(), *[rate.bytes_per_s for rate in gpus])
     said = dict.fromkeys(fact.reason for fact in facts if fact is not None and fact.reason is not None)
@@ -45,6 +45,18 @@ def with_measured_rates(inventory: Inventory, choice: str = AUTO) -> Inventory:
         gpus=gpus,
         notes=[f"measured rates: {text}" for text in (*loaded.remarks, *said)],
     )
+
+
+def _of_all_nodes(memory: FloatFact | None, inventory: Inventory) -> FloatFact | None:
+    """Nothing, with the reason, where the rate is not that of the whole memory.
+
+    The benchmark fills what it reads from one thread, and the kernel puts memory where it is first touched.
+    """
+    nodes = sum(bool(known(numa.cpu_count)) and numa.gpu_index is None for numa in inventory.nodes[0].numa)
+    if memory is None or memory.value is None or nodes < 2:
+        return memory
+    reason = f"{memory.value / 1e9:,.1f} GB/s were read, of memory on one of {nodes} NUMA nodes, not of all"
+    return memory.model_copy(update={"value": None, "reason": reason})
 
 
 def _gpu_rates(inventory: Inventory, loaded: LoadedSeries) -> list[GpuRate]:

@@ -7,14 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hwdetect.bench.measured import MeasuredSeries
 from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
-from moeplan.calibrating import observed_starts
 from moeplan.cli.progress import progress_bar
 from planner.assemble import make_plan
 from planner.build import build_request
-from planner.calibrate import ObservedStart
 from planner.errors import BadRequest, Undetermined
 from planner.hardware import describe, machine_of
 from planner.options import Options
@@ -29,6 +26,7 @@ from profiles.names import AmbiguousName, UnknownName
 if TYPE_CHECKING:
     from hwdetect.bench.measured import MeasuredSeries
     from moeplan.hub import Progress
+    from planner.calibrate import ObservedStart
     from planner.memory_report import MemoryReport
 
 GENERATED_BY = f"moeplan {__version__}"
@@ -107,11 +105,22 @@ def run_plan(options: Options, *, exact: bool, progress: Progress | None) -> Pla
         model = read_model(options.model)
         inventory, source = read_inventory(options)
         kernels, remarks = measured_kernels(options.calibration, inventory, source)
-        observed, notes = observed_starts(options, model, inventory, source)
+        observed, notes = _observed(options, model, inventory, source)
         return plan_on(
             options, model, inventory, source,
             exact=exact, progress=progress, kernels=kernels, observed=observed, notes=(*notes, *remarks),
         )  # fmt: skip
+
+
+def _observed(
+    options: Options, model: ModelSpec, inventory: Inventory, source: Source
+) -> tuple[tuple[ObservedStart, ...], tuple[str, ...]]:
+    """Start-ups that were observed on that hardware: none where it is only described, unless a file is named."""
+    if source == "flags" and options.calibration in (None, "auto", "none"):
+        return (), ()
+    from moeplan.calibrating import observed_starts
+
+    return observed_starts(options, model, inventory, source)
 
 
 def measured_kernels(
@@ -169,3 +178,10 @@ def run_memory(options: Options, *, claims: bool) -> MemoryReport:
     from planner.calculator import memory_report
 
     return memory_report(options, read_model(options.model), GENERATED_BY, claims=claims)
+
+
+def with_quality(model: str, report: MemoryReport) -> MemoryReport:
+    """The report with what the model's quantizations cost in quality."""
+    from planner.quality import quality_view
+
+    return report.model_copy(update={"quality": quality_view(read_model(model))})

@@ -31,9 +31,13 @@ _SHORT = {
 
 
 def memory_view(report: MemoryReport) -> RenderableType:
-    """The verdicts where claims were checked; else weights, weights by class, and KV cache."""
+    """The claims or the quality where they were asked for; else weights, weights by class, and KV cache."""
     if report.claims:
         return stacked(_head(report), heading("Claims"), _claims(report.claims))
+    if report.quality is not None:
+        from moeplan.text_quality import quality_parts
+
+        return stacked(_head(report), *quality_parts(report.quality))
     return stacked(
         _head(report),
         heading("Weights (GB is 10^9 bytes, GiB is 2^30)"),

@@ -67,9 +67,7 @@ def estimate_view(plan: Plan) -> RenderableType:
     """One configuration with its ledger, whether it fits or not."""
     parts: list[RenderableType | None] = [header(plan, default_workload=False)]
     for candidate in plan.candidates:
-        parts.append(_details(candidate, plan, f"{candidate.verdict.capitalize()}: {title(candidate)}"))
-        parts += [heading("Ledger"), ledgers(candidate.memory)]
-        parts += [heading("Time"), time_budgets(candidate.performance)]
+        parts.append(candidate_view(candidate, plan))
     parts.append(simulations_view(plan))
     for rejected in plan.rejected:
         layout = f", {ranks(rejected.parallel)}" if rejected.parallel and ranks(rejected.parallel) else ""
@@ -86,6 +84,17 @@ def estimate_view(plan: Plan) -> RenderableType:
             parts.append(line("  There is no ledger: the engine does not get as far as allocating memory."))
     parts.append(_notes(plan))
     return stacked(*parts)
+
+
+def candidate_view(candidate: Candidate, plan: Plan) -> RenderableType:
+    """One configuration that may start: everything about it, its ledger and its time by kernel."""
+    return stacked(
+        _details(candidate, plan, f"{candidate.verdict.capitalize()}: {title(candidate)}"),
+        heading("Ledger"),
+        ledgers(candidate.memory),
+        heading("Time"),
+        time_budgets(candidate.performance),
+    )
 
 
 def header(plan: Plan, *, default_workload: bool) -> RenderableType:
@@ -118,7 +127,7 @@ def header(plan: Plan, *, default_workload: bool) -> RenderableType:
 def title(candidate: Candidate) -> str:
     """``vllm 0.18.0, int4 (moonshotai), TP8 EP8``."""
     engine = f"{candidate.engine.name} {candidate.engine.version}"
-    return f"{engine}, {_release(candidate)}, {layout(candidate)}"
+    return f"{engine}, {release_name(candidate)}, {layout(candidate)}"
 
 
 def layout(candidate: Candidate) -> str:
@@ -159,7 +168,7 @@ def _ranking_row(candidate: Candidate) -> list[str | Text]:
         verdict.append(f"\n{gib_span(device.free_low_bytes, device.free_high_bytes)}", style=free_style(device))
     return [
         str(candidate.rank),
-        cell(f"{candidate.engine.name}, {layout(candidate)}", _release(candidate)),
+        cell(f"{candidate.engine.name}, {layout(candidate)}", release_name(candidate)),
         verdict,
         cell(f"{cache.tokens:,}", f"{cache.max_sequences_at_context:,}"),
         cell(span_of(speed.decode_tokens_per_s_per_request), span_of(speed.decode_tokens_per_s_total)),
@@ -265,7 +274,8 @@ def _command(candidate: Candidate) -> RenderableType | None:
     return stacked(heading(f"Start{several}"), *(verbatim(row) for row in (*environment, *rows)))
 
 
-def _release(candidate: Candidate) -> str:
+def release_name(candidate: Candidate) -> str:
+    """``int4 (moonshotai)``."""
     return f"{candidate.quantization.name} ({candidate.quantization.publisher})"
 
 

@@ -50,7 +50,9 @@ def content_from_path(path: Path) -> CardContent:
     Raises ``BadRequest`` and what ``load_model`` raises.
     """
     if gguf := _gguf_at(path):
-        return CardContent(load_model(gguf), None, None, NOT_STATED, _source(gguf))
+        spec = load_model(gguf)
+        # Of a split file the first, whichever was named.
+        return CardContent(spec, None, None, NOT_STATED, _source(Path(spec.sources[0])))
     is_weights = path.name.endswith(_WEIGHTS)
     config = path / _CONFIG if path.is_dir() else path.with_name(_CONFIG) if is_weights else path
     if config.suffix != ".json" or not config.is_file():

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from formulas.kv_cache import KV_DTYPES
 from formulas.units import GIB
-from hwdetect.bench.measured import MeasuredSeries
 from planner.engines import NAMED_ENGINES
 from planner.engines.base import divisors
 from planner.errors import BadRequest
@@ -19,11 +18,14 @@ from planner.request import OBJECTIVES, Bounds, Demand, Narrow, PricedRelease, R
 from planner.routing import ROUTINGS
 from profiles.drafters import Drafter, find_drafter
 from profiles.engines import UnknownVersion, version_tuple
-from profiles.library import find_releases
+from profiles.library import find_releases, quality_of
 from profiles.mixtures import UnknownMixture, release_tensors
 from profiles.model import ModelSpec, Release
 from profiles.names import UnknownName
 from profiles.workloads import DEFAULT_WORKLOAD, load_workload
+
+if TYPE_CHECKING:
+    from hwdetect.bench.measured import MeasuredSeries
 
 KV_SYNONYMS: Final = {"auto": "bf16", "fp16": "f16", "fp8_e4m3": "fp8", "bfloat16": "bf16", "float16": "f16"}
 MAX_RANKS: Final = 4096
@@ -54,6 +56,8 @@ def build_request(
     if narrow.engine != "llama.cpp" and narrow.tp is not None and model.heads % narrow.tp:
         allowed = ", ".join(str(ways) for ways in divisors(model.heads))
         raise BadRequest(f"--tp: {narrow.tp} does not divide the {model.heads} attention heads; {allowed} are allowed")
+    bounds = _bounds(options)
+    _one_suite(bounds, model, releases)
     return Request(
         model=model,
         machine=machine,
@@ -61,7 +65,7 @@ def build_request(
         releases=releases,
         settings=settings,
         narrow=narrow,
-        bounds=_bounds(options),
+        bounds=bounds,
         objective=_choice(options.objective, "--objective", OBJECTIVES, "balanced"),  # type: ignore[arg-type]
         top=parse_count(options.top, "--top", high=1000) if options.top is not None else 5,
         exact=exact,
@@ -322,6 +326,19 @@ def _bounds(options: Options) -> Bounds:
         max_kld=number(options.max_kld, "--max-kld"),
         quality_suite=options.quality_suite,
     )
+
+
+def _one_suite(bounds: Bounds, model: ModelSpec, releases: Iterable[PricedRelease]) -> None:
+    """Values of different suites cannot be compared. Raises ``BadRequest`` where the text names several."""
+    if bounds.quality_suite is None:
+        return
+    wanted = bounds.quality_suite.casefold()
+    losses = [loss for one in releases for loss in quality_of(model.id, one.release)]
+    suites = sorted(
+        {loss.suite for loss in losses if "kl" in loss.metric.casefold() and wanted in loss.suite.casefold()}
+    )
+    if len(suites) > 1 and wanted not in [suite.casefold() for suite in suites]:
+        raise BadRequest(f"--quality-suite: {shown(bounds.quality_suite)} names several; {', '.join(suites)} are known")
 
 
 def _releases(options: Options, model: ModelSpec, engine: str | None, *, exact: bool) -> tuple[PricedRelease, ...]:

@@ -17,13 +17,14 @@ class Rent(NamedTuple):
     offer: CloudPrice
 
 
-def cheapest_rent(gpu_key: str, gpus: int) -> Rent | None:
+def cheapest_rent(gpu_key: str, gpus: int, offers: Sequence[CloudPrice] | None = None) -> Rent | None:
     """The cheapest on-demand rent of ``gpus`` GPUs of one kind; None where no price is known.
 
-    Offers come in multiples of their smallest size, so GPUs that stay unused are paid too.
+    Offers come in multiples of their smallest size, so GPUs that stay unused are paid too. ``offers`` are those
+    shipped with the project unless given.
     """
     best: Rent | None = None
-    for offer in cloud_prices():
+    for offer in cloud_prices() if offers is None else offers:
         if offer.gpu != gpu_key or offer.kind != "on-demand" or not offer.date:
             continue
         rented = -(-gpus // offer.min_gpus) * offer.min_gpus

@@ -148,6 +148,7 @@ def best_replica(request: Request, pool: Pool) -> Replica:
     Where nothing fits, a tight configuration, else the last size that was tried and why it does not.
     """
     tried = []
+    request = replace(request, releases=tuple([release.afresh() for release in request.releases]))
     for nodes in _sizes(request, pool):
         machine = request.machine._replace(nodes=(pool.node,) * nodes)
         narrowed = replace(request, machine=machine)

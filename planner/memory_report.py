@@ -7,6 +7,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from planner.plan import Evidence, Record
+from planner.quality import QualityView
 
 MEMORY_SCHEMA: Final = "moeplan.memory/1"
 
@@ -59,7 +60,7 @@ class ClaimVerdict(Record):
 
 
 class MemoryReport(Record):
-    """Weights by release and class, KV by layout and dtype, and claims if they were asked for."""
+    """Weights by release and class, KV by layout and dtype; claims and quality if they were asked for."""
 
     schema_: Literal["moeplan.memory/1"] = Field(MEMORY_SCHEMA, alias="schema")
     generated_by: str
@@ -71,6 +72,7 @@ class MemoryReport(Record):
     weights: tuple[WeightsRow, ...]
     kv_cache: tuple[KvCacheRow, ...]
     claims: tuple[ClaimVerdict, ...] = ()
+    quality: QualityView | None = None
     notes: tuple[str, ...] = ()
 
     def to_json(self, *, indent: int | None = 2) -> str:

@@ -117,6 +117,10 @@ class PricedRelease:
     tensors: ReleaseTensors
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
+    def afresh(self) -> PricedRelease:
+        """The same release for another machine or demand, which what is kept in ``memo`` depends on."""
+        return PricedRelease(self.release, self.tensors)
+
     @property
     def expert_format(self) -> str:
         """Storage format of the routed experts' gate projection, or of the dense one where there are no experts."""

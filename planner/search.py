@@ -9,7 +9,6 @@ from math import log
 from typing import NamedTuple
 
 from formulas.units import GIB
-from planner.calibrate import calibrated
 from planner.cost import cheapest_rent
 from planner.engines import ENGINE_NAMES, load_engine_model
 from planner.engines.base import Config, Engine, Priced, Refusal, placed_gpus
@@ -77,7 +76,6 @@ def no_collection() -> Iterator[None]:
 def search(request: Request, progress: Progress | None = None) -> Outcome:
     """Price and time every configuration of the request."""
     outcome = Outcome([], [], 0)
-    evaluated = 0
     engines = engines_of(request)
     work = [(engine, release) for engine in engines for release in request.releases]
     for done, (engine, release) in enumerate(work):
@@ -97,11 +95,10 @@ def search(request: Request, progress: Progress | None = None) -> Outcome:
             )
             continue
         for config in engine.configurations(request, release):
-            evaluated += 1
             _consider(request, engine, release, config, outcome)
     if progress is not None:
         progress(len(work), len(work))
-    return Outcome(outcome.found, outcome.missed, evaluated)
+    return outcome._replace(evaluated=len(outcome.found) + len(outcome.missed))
 
 
 def _consider(
@@ -152,7 +149,11 @@ def _tries(request: Request, engine: Engine, release: PricedRelease, config: Con
 
 def _price(request: Request, engine: Engine, release: PricedRelease, config: Config) -> Priced:
     priced = engine.price(request, release, config)
-    return calibrated(request, release, priced) if request.observed else priced
+    if not request.observed:
+        return priced
+    from planner.calibrate import calibrated
+
+    return calibrated(request, release, priced)
 
 
 def _likelihood(priced: Priced) -> tuple[int, int]:

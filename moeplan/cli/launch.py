@@ -103,11 +103,19 @@ def _chosen(plan: Plan, text: str | None) -> Candidate:
 
 
 def _write(folder: Path, files: dict[str, str], *, force: bool) -> None:
+    stale = save_files(folder, files, "-o", force=force)
+    print_remarks("wrote", [str(folder / name) for name in files])
+    print_remarks("warning", [f"{name} is of an earlier launch and still there" for name in stale])
+
+
+def save_files(folder: Path, files: dict[str, str], flag: str, *, force: bool) -> tuple[str, ...]:
+    """Write launch files, scripts as programs; the paths of an earlier launch's files that are still there.
+
+    Raises ``BadRequest`` as ``write_folder`` does.
+    """
     from moeplan.cli.output import write_folder
     from moeplan.launch import left_over
 
     modes = {name: 0o777 if name.endswith((".sh", ".sbatch")) else 0o666 for name in files}
-    before = write_folder(folder, files, "-o", modes=modes, force=force)
-    print_remarks("wrote", [str(folder / name) for name in files])
-    stale = left_over(before, files)
-    print_remarks("warning", [f"{folder / name} is of an earlier launch and still there" for name in stale])
+    before = write_folder(folder, files, flag, modes=modes, force=force)
+    return tuple(str(folder / name) for name in left_over(before, files))

@@ -15,6 +15,7 @@ FLAGS = (
     KV_DTYPE,
     ENGINE._replace(help="only what this engine loads"),
     Flag("--claims", "", "check published claims about the model"),
+    Flag("--quality", "", "what each quantization costs in quality, suite by suite"),
 )
 
 
@@ -29,8 +30,11 @@ def run(args: Namespace) -> int:
     """Print the report."""
     options = options_of(args)
     from moeplan.api import memory
+    from moeplan.pipeline import with_quality
 
     report = memory(args.model, claims=args.claims, **options)
+    if args.quality:
+        report = with_quality(args.model, report)
     if args.claims and not report.claims:
         print_remarks("note", [f"no claims about {report.name} are collected"])
     if args.json:

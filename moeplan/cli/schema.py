@@ -14,7 +14,7 @@ from planner.errors import BadRequest
 
 SCHEMAS: Final = (
     "plan", "grid", "inventory", "memory", "check", "observation", "calibration", "bench", "cluster-bench",
-    "validation",
+    "validation", "cost", "recommend", "verify",
 )  # fmt: skip
 FOLDER: Final = Path(__file__).parent.parent / "schemas"
 
@@ -52,10 +52,13 @@ def derived(name: str) -> str:
     from moeplan.calibration import Calibration
     from moeplan.observing import ObservationReport
     from moeplan.validating import Validation
+    from planner.cost_report import CostReport
     from planner.findings import CheckReport
     from planner.grid import Grid
     from planner.memory_report import MemoryReport
     from planner.plan import Plan
+    from planner.recommend_report import RecommendReport
+    from planner.verify_report import VerifyReport
 
     types: dict[str, type[BaseModel]] = {
         "plan": Plan,
@@ -68,6 +71,9 @@ def derived(name: str) -> str:
         "bench": BenchReport,
         "cluster-bench": ClusterBench,
         "validation": Validation,
+        "cost": CostReport,
+        "recommend": RecommendReport,
+        "verify": VerifyReport,
     }
     if name == "inventory":
         schema = types[name].model_json_schema()

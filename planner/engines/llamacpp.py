@@ -127,20 +127,20 @@ class LlamaCpp:
         Where the only GPU has no room for the copies of experts that prompts take, it does without. Of several choices
         of unequal GPUs the one with the fewest experts in RAM is taken, of these the quickest.
         """
-        orders = _orders(gpus)
+        orders = [(order, tuple([gpus[place] for place in order])) for order in _orders(gpus)]
         for pessimistic in (True, False):
             for options in ((), (NO_OFFLOAD,)) if len(gpus) == 1 and not gpus[0].unified else ((),):
                 tried = config._replace(options=options)
                 found = []
-                for order in orders:
-                    ordered = tuple([gpus[place] for place in order])
-                    reads = _reads(request, config, work, ordered) if len(orders) > 1 else None
-                    placed = self._place(request, release, tried, work, ordered, pessimistic, reads)
+                for order, ordered in orders:
+                    placed = self._place(request, release, tried, work, ordered, pessimistic)
                     if placed is not None:
-                        found.append((placed.on_cpu, placed.seconds, order, placed.layers))
+                        found.append((placed, order, ordered))
                 if found:
-                    fewest, _, order, counts = min(found)
-                    return _ordered(tried, gpus, order)._replace(placement=counts, cpu_expert_layers=fewest)
+                    placed, order = self._quickest(request, release, tried, work, found, pessimistic)
+                    return _ordered(tried, gpus, order)._replace(
+                        placement=placed.layers, cpu_expert_layers=placed.on_cpu
+                    )
         layers, wanted = len(work.weights.layers), request.settings.n_cpu_moe
         on_cpu = 0 if gpus[0].unified else layers
         return config._replace(
@@ -148,6 +148,26 @@ class LlamaCpp:
             placement=spread(layers, len(gpus)),
             cpu_expert_layers=on_cpu if wanted is None else min(wanted, layers),
         )
+
+    def _quickest(
+        self,
+        request: Request,
+        release: PricedRelease,
+        config: Config,
+        work: Work,
+        found: list[tuple[Placement, tuple[int, ...], tuple[Gpu, ...]]],
+        pessimistic: bool,
+    ) -> tuple[Placement, tuple[int, ...]]:
+        """Of the orders with the fewest experts in RAM the one whose quickest placement is the quickest."""
+        if len(found) == 1 and len({gpu.bandwidth for gpu in found[0][2]}) == 1:
+            return found[0][:2]
+        fewest = min([placed.on_cpu for placed, _, _ in found])
+        timed = []
+        for placed, order, gpus in found:
+            if placed.on_cpu == fewest:
+                reads = _reads(request, config, work, gpus)
+                timed.append((self._place(request, release, config, work, gpus, pessimistic, reads) or placed, order))
+        return min(timed, key=lambda one: one[0].seconds)
 
     def _place(
         self,
@@ -157,7 +177,7 @@ class LlamaCpp:
         work: Work,
         gpus: tuple[Gpu, ...],
         pessimistic: bool,
-        reads: Reads | None,
+        reads: Reads | None = None,
     ) -> Placement | None:
         """A placement whose ledgers have room when everything uncertain goes badly, or well.
 

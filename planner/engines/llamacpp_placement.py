@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from math import inf
 from operator import add
 from typing import Final, NamedTuple
 
@@ -116,24 +117,30 @@ def quickest(sums: Sums, on_cpu: int, caps: Sequence[float], head: float, reads:
     (5, 1)
     """
     layers, last = len(sums.always) - 1, len(caps) - 1
-    scale = reads.always[-1] / min(reads.rates) * EVENNESS
+    rooms = [cap - (head if gpu == last else 0.0) for gpu, cap in enumerate(caps)]
+    # Bytes before every layer, and what a token reads of them: both count experts from ``on_cpu`` on.
+    held = [size + sums.experts[max(at, on_cpu)] for at, size in enumerate(sums.always)]
+    read = [size + reads.experts[max(at, on_cpu)] for at, size in enumerate(reads.always)]
+    furthest = [0]
+    for room in rooms[:-1]:
+        furthest.append(bisect_right(held, held[furthest[-1]] + room) - 1)
+    scale = read[-1] / min(reads.rates) * EVENNESS
     # For every layer that the GPUs from ``gpu`` on may begin with: the least cost, and the layers of each.
     best: dict[int, tuple[float, tuple[int, ...]]] = {layers: (0.0, ())}
     for gpu in range(last, -1, -1):
-        room = caps[gpu] - (head if gpu == last else 0.0)
+        room, rate = rooms[gpu], reads.rates[gpu]
         found: dict[int, tuple[float, tuple[int, ...]]] = {}
-        for start in range(layers + 1) if gpu else (0,):
-            for stop in range(start + 1, layers + 1):
-                used = sums.always[stop] - sums.always[start]
-                if stop > on_cpu:
-                    used += sums.experts[stop] - sums.experts[max(start, on_cpu)]
-                if used > room:
-                    break
-                if stop in best:
-                    fill = used / room
-                    cost = best[stop][0] + reads.span(start, stop, reads.rates[gpu], on_cpu) + scale * fill * fill
-                    if start not in found or cost < found[start][0]:
-                        found[start] = (cost, (stop - start, *best[stop][1]))
+        for start in range(gpu, furthest[gpu] + 1):
+            least, full = inf, held[start] + room
+            counts: tuple[int, ...] = ()
+            for stop, (cost, after) in best.items():
+                if stop > start and held[stop] <= full:
+                    fill = (held[stop] - held[start]) / room
+                    cost += (read[stop] - read[start]) / rate + scale * fill * fill
+                    if cost < least:
+                        least, counts = cost, (stop - start, *after)
+            if counts:
+                found[start] = (least, counts)
         best = found
     return best[0][1] if 0 in best else None
 

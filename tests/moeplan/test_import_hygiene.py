@@ -68,3 +68,11 @@ def test_only_the_chosen_command_is_imported() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     commands = {f"moeplan.cli.{name}" for name in COMMANDS}
     assert commands & set(done.stderr.split()) == {"moeplan.cli.models"}
+
+
+def test_a_plan_of_a_built_in_model_loads_no_reader_of_other_models() -> None:
+    argv = ["plan", "kimi-k2.5", "--gpu", "8xH200", "--json"]
+    code = f"import sys, moeplan.cli as cli; cli.main({argv}); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    readers = {"moeplan.hub", "profiles.weights", "profiles.headers.gguf", "profiles.headers.safetensors"}
+    assert readers & set(done.stderr.split()) == set()

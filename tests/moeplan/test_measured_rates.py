@@ -108,3 +108,14 @@ def test_a_folder_is_on_the_file_system_nearest_above_it() -> None:
     assert disk_of(Path("/modelsx"), (root, models)) == root
     assert disk_of(Path("/srv"), (models,)) is None
     assert known(root.free_bytes)
+
+
+def test_a_rate_of_one_numa_node_is_not_that_of_the_memory(machine: Inventory) -> None:
+    keep(machine, series("memory_read", 90e9, provider="machine", device="Xeon", threads=96))
+    (node,) = with_measured_rates(machine).nodes
+    fact = node.memory.bandwidth_bytes_per_s
+    assert fact is not None and fact.value is None
+    assert fact.reason == "90.0 GB/s were read, of memory on one of 2 NUMA nodes, not of all"
+    alone = machine.nodes[0].model_copy(update={"numa": machine.nodes[0].numa[:1]})
+    (node,) = with_measured_rates(machine.model_copy(update={"nodes": (alone,)})).nodes
+    assert known(node.memory.bandwidth_bytes_per_s) == 90e9

@@ -171,3 +171,20 @@ def test_objectives_choose_among_sizes() -> None:
     assert quick.found is not None
     assert wide.found is not None
     assert quick.found.speed.tpot_s[1] <= wide.found.speed.tpot_s[1]
+
+
+def test_pools_that_differ_in_their_ram_only_differ_in_speed() -> None:
+    """What is kept of one pool's steps is not read for another: the slower RAM decodes as slowly as by itself."""
+    rates = ("80GB/s", "400GB/s")
+    kinds = [options_of(gpu="1xRTX4090", ram="1TiB", ram_bandwidth=rate, cores=96) for rate in rates]
+    nodes = [describe(options).nodes[0].model_copy(update={"name": f"n{i}"}) for i, options in enumerate(kinds)]
+    inventory = Inventory(nodes=tuple(nodes))
+    machine = machine_of(inventory, "file")
+    asked = options_of(quant="Q8_0", concurrency=1)
+    plan = plan_fleet(build_request(asked, load_model(K25), machine, exact=False), inventory, "test")
+    assert plan.fleet is not None and len(plan.fleet.pools) == 2
+    for row, node in zip(plan.fleet.pools, nodes, strict=True):
+        alone_machine = machine_of(Inventory(nodes=(node,)), "file")
+        alone = best_replica(build_request(asked, load_model(K25), alone_machine, exact=False), pools(alone_machine)[0])
+        assert alone.found is not None and row.decode_tokens_per_s_total is not None
+        assert row.decode_tokens_per_s_total.expected == pytest.approx(alone.found.speed.decode_total[1])

@@ -19,7 +19,7 @@ FIELDS = {
     "purchase": COMMON | {"item", "gpu", "gpus_per_item", "usd_low", "usd_high"},
     "api": COMMON
     | {"provider", "model", "provider_model", "usd_per_million_input_tokens"}
-    | {"usd_per_million_output_tokens", "usd_per_million_cached_input_tokens"},
+    | {"usd_per_million_output_tokens", "usd_per_million_cached_input_tokens", "ends", "ends_source"},
 }
 
 

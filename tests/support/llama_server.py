@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 TIMEOUT_S = 60
 _START = """
@@ -21,15 +26,56 @@ for argument in sys.argv[3:]:
     setattr(params, name, type(getattr(params, name))(int(value)))
 server = xllamacpp.Server(params)
 sys.stderr.flush()
+if os.environ.get("SERVE_UNTIL_CLOSED"):
+    sys.stdin.read()
 os._exit(0)
 """
 
 
-def server_log(path: Path, **parameters: int) -> bytes:
-    """Stderr of a server of `path` until it listens, on the loopback; `parameters` by llama.cpp's own names."""
+@contextmanager
+def running(path: Path, **parameters: int) -> Iterator[str]:
+    """The address of a server of `path` that is ready, on the loopback; `parameters` by llama.cpp's own names."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-c", _START, str(path), str(port), *(f"{k}={v}" for k, v in parameters.items())]
+    environment = {**os.environ, "SERVE_UNTIL_CLOSED": "1"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    ) as server:
+        try:
+            _wait(server, url)
+            yield url
+        finally:
+            assert server.stdin is not None
+            server.stdin.close()
+            try:
+                server.wait(TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def _wait(server: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        with suppress(OSError), urlopen(f"{url}/health", timeout=5) as answer:
+            if answer.status == 200:
+                return
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError("the server did not start")
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port: int = free.getsockname()[1]
+        return port
+
+
+def server_log(path: Path, **parameters: int) -> bytes:
+    """Stderr of a server of `path` until it listens, on the loopback; `parameters` by llama.cpp's own names."""
+    port = free_port()
     command = [sys.executable, "-c", _START, str(path), str(port), *(f"{k}={v}" for k, v in parameters.items())]
     done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
     if done.returncode != 0:

@@ -1,0 +1,154 @@
+"""The app: what all screens share, and how one leads to another.
+
+Screens are imported when they are opened, so that the first is drawn the sooner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+
+from tui.latest import Answered, Latest
+from tui.plan_screen import PlanScreen
+from tui.program import Machine, MachineScreen, Program, Refused, Values
+
+DARK, LIGHT = "textual-dark", "textual-light"
+
+
+class MoeplanApp(App[None]):
+    """``values`` are knobs that were set on the command line."""
+
+    TITLE = "moeplan"
+    CSS_PATH = "app.tcss"
+    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012 - Textual declares it without ClassVar
+        (0, "-tiny"), (60, "-narrow"), (100, "-normal"), (150, "-wide"),
+    ]  # fmt: skip
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (16, "-tall")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f1", "explain", "Help", priority=True),
+        Binding("f2", "plan", "Plan", priority=True),
+        Binding("f3", "launch", "Launch", priority=True),
+        Binding("f4", "hardware", "Hardware", priority=True),
+        Binding("f8", "dark_or_light", "Dark/light", show=False, priority=True),
+        Binding("ctrl+q", "quit", "Quit", priority=True),
+    ]
+
+    def __init__(self, program: Program, values: Values) -> None:
+        super().__init__()
+        self._program, self._values = program, values
+        self._latest: Latest[Machine] = Latest(self)
+        self._machine: Machine | None = None
+        self._no_machine = ""
+        self._plan_screen = PlanScreen(program, values)
+
+    def on_mount(self) -> None:
+        """The plan screen first; the machine is looked at behind it."""
+        self.theme = DARK
+        self.push_screen(self._plan_screen)
+        # Not before something is drawn: threads and the screen share one interpreter.
+        self.call_after_refresh(self.action_look_again)
+
+    @on(Answered)
+    def _looked(self, event: Answered) -> None:
+        if not event.is_newest:
+            return
+        try:
+            self._machine, self._no_machine = event.value(), ""
+        except Refused as refusal:
+            self._machine, self._no_machine = None, f"This machine could not be read: {refusal}"
+        for screen in self.screen_stack:
+            if isinstance(screen, MachineScreen):
+                screen.machine_found(self._machine, self._no_machine)
+
+    def action_look_again(self) -> None:
+        """Detect this machine, in a thread."""
+        detect = self._program.detect
+        for screen in self.screen_stack:
+            if isinstance(screen, MachineScreen):
+                screen.machine_sought()
+        self._machine, self._no_machine = None, ""
+        self._latest.ask(lambda alive: detect())
+
+    def action_explain(self) -> None:
+        """The help of the screen shown."""
+        from tui.help_screen import HelpScreen
+
+        if isinstance(self.screen, HelpScreen):
+            self.pop_screen()
+            return
+        text = next((found for one in reversed(self.screen_stack) if (found := getattr(one, "HELP_TEXT", ""))), "")
+        self.push_screen(HelpScreen(text))
+
+    def action_plan(self) -> None:
+        """Back to the plan, whatever is open over it."""
+        while self.screen is not self._plan_screen and len(self.screen_stack) > 1:
+            self.pop_screen()
+
+    def action_launch(self) -> None:
+        """Files of the row chosen, if it is of what the knobs say now."""
+        plan = self._plan_screen
+        row, answer = plan.row, plan.answer
+        if not plan.is_up_to_date or answer is None:
+            self.notify("There is no plan yet for what the knobs say.", severity="warning")
+        elif row is None or row.candidate is None:
+            self.notify("This row does not fit; there is nothing to launch.", severity="warning")
+        else:
+            from tui.launch_screen import LaunchScreen
+
+            self.action_plan()
+            title = f"{answer.plan.model.name}: rank {row.candidate.rank}, {row.key}"
+            self.push_screen(LaunchScreen(self._program, answer.plan, row.candidate, title))
+
+    async def action_hardware(self) -> None:
+        """This machine, held to the row chosen where the plan is for this machine."""
+        from tui.hardware_screen import HardwareScreen
+
+        self.action_plan()
+        row, answer = self._plan_screen.row, self._plan_screen.answer
+        plan, rank = None, 1
+        is_shown = self._plan_screen.is_up_to_date and row is not None and row.candidate is not None
+        if is_shown and answer is not None and answer.plan.hardware.source == "detected":
+            plan, rank = answer.plan, row.candidate.rank  # type: ignore[union-attr]
+        screen = HardwareScreen(self._program, plan, rank)
+        await self.push_screen(screen)
+        if self._machine is not None or self._no_machine:
+            screen.machine_found(self._machine, self._no_machine)
+
+    def action_save_plan(self) -> None:
+        """The plan as JSON."""
+        from tui.save_dialog import SaveDialog
+
+        answer = self._plan_screen.answer
+        if answer is None or not self._plan_screen.is_up_to_date:
+            self.notify("There is no plan yet for what the knobs say.", severity="warning")
+            return
+        plan = answer.plan
+
+        def saved(line: str | None) -> None:
+            if line:
+                self.notify(line, markup=False)
+
+        dialog = SaveDialog(
+            "Save the plan as", "plan.json", lambda path, over: self._program.save_plan(path, plan, over)
+        )
+        self.push_screen(dialog, saved)
+
+    def action_dark_or_light(self) -> None:
+        """The other of the two."""
+        self.theme = LIGHT if self.current_theme.dark else DARK
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """Ours before Textual's own."""
+        yield SystemCommand("Plan", "Knobs and ranking", self.action_plan)
+        yield SystemCommand("Launch files", "What starts the row chosen", self.action_launch)
+        yield SystemCommand("Hardware", "This machine and its check", self.action_hardware)
+        yield SystemCommand("Look again", "Detect this machine anew", self.action_look_again)
+        yield SystemCommand("Save the plan", "As JSON", self.action_save_plan)
+        yield SystemCommand("Help of this screen", "What its keys do", self.action_explain)
+        yield SystemCommand("Dark or light", "The other of the two", self.action_dark_or_light)
+        yield from super().get_system_commands(screen)
