@@ -157,7 +157,7 @@ def test_the_nodes_of_vllm_share_the_replicas_and_find_the_head(
     vllm: EngineParser, models: Models, tp: int, pp: int, dp: int, firsts: list[int]
 ) -> None:
     """Without --data-parallel-size-local and -address: vLLM has them from the nodes and the head's address."""
-    options = {"gpu": "8xH200", "nodes": 2, "quant": "int4", "tp": tp, "pp": pp, "dp": dp}
+    options: dict[str, Any] = {"gpu": "8xH200", "nodes": 2, "quant": "int4", "tp": tp, "pp": pp, "dp": dp}
     starts = at_least_one(estimated("kimi-k2.5", engine="vllm", **options, **({"ep": dp * tp} if dp > 1 else {})))
     answers = [vllm.ask(start.argv, models.of(start), start.gpu, start.node_gpus) for start in starts]
     assert [answer.understood["first_replica"] for answer in answers] == firsts
