@@ -22,7 +22,7 @@ from planner.evidence import Curve, Evidence, peak_flops
 from planner.machine import Gpu
 from planner.request import PricedRelease, Request
 from planner.routing import Routing, busiest_share, distinct_experts
-from profiles.engines import version_tuple
+from profiles.engines import load_engine
 from profiles.model import ModelSpec
 
 if TYPE_CHECKING:
@@ -60,9 +60,8 @@ class Compiled(NamedTuple):
     eager: float
 
 
-FUSED_REDUCTION: Final = (9, 10)
-"""Compute capabilities on which the engines fuse a norm into the all-reduce before it (vLLM 0.33.0 config/vllm.py
-``enable_allreduce_rms_fusion``, SGLang 0.5.23 ``_flashinfer_allreduce_fusion_auto_enable``)."""
+NEWEST_FUSED_REDUCTION: Final = 10
+"""Compute capability up to which the engines fuse a norm into the all-reduce before it; the least is a fact of each."""
 SPEED: Final = "speed"
 VERSION: Final = "1"
 
@@ -81,7 +80,8 @@ def compiled(request: Request, release: PricedRelease, config: Config) -> Compil
     """The kernels of a configuration with their curves, kept for configurations that divide alike."""
     assert config.group is not None
     gpu, ranks = config.group.gpu, ranks_of(config)
-    key = ("compiled", config.engine, config.version, ranks, config.kv_dtype, config.dcp, gpu.key, gpu.link)
+    fused = ranks.tp > 1 and fuses_norms(config, gpu, request.model.family)
+    key = ("compiled", config.engine, config.version, ranks, config.kv_dtype, config.dcp, gpu.key, gpu.link, fused)
     found: Compiled | None = release.memo.get(key)
     if found is None:
         evidence = evidence_of(gpu, config.engine, config.version, request.kernels)
@@ -94,8 +94,7 @@ def compiled(request: Request, release: PricedRelease, config: Config) -> Compil
                 kernel = known[use, id(evidence)] = _kernel(use, evidence, gpu)
             kernels.append(kernel)
         small, eager = launches(request.model, uses)
-        fused = gpu.cuda is not None and int(gpu.cuda) in FUSED_REDUCTION
-        if fused and ranks.tp > 1 and fuses_norms(config):
+        if fused:
             small -= 2.0 * request.model.layers
         found = release.memo[key] = Compiled(
             _by_row([kernel for kernel in kernels if kernel.use.phase != "prefill"]),
@@ -112,10 +111,21 @@ def _by_row(kernels: list[Kernel]) -> tuple[tuple[Kernel, ...], ...]:
     return tuple([tuple(row) for row in rows.values()])
 
 
-def fuses_norms(config: Config) -> bool:
-    """Whether this version of the engine fuses norms into all-reduces by itself."""
-    since = {"vllm": (0, 14), "sglang": (0, 5, 7)}.get(config.engine)
-    return since is not None and version_tuple(config.version) >= since
+def fuses_norms(config: Config, gpu: Gpu, family: str) -> bool:
+    """Whether this version of the engine fuses norms into all-reduces by itself: this family, GPU and layout."""
+    facts, version = load_engine(config.engine), config.version
+    key = f"norm_fusion_capability {family}"
+    if not facts.has_fact(key, version):
+        key = "norm_fusion_capability"
+    if gpu.cuda is None or not facts.has_fact(key, version):
+        return False
+    if not facts.at(key, version).value <= int(gpu.cuda) <= NEWEST_FUSED_REDUCTION:
+        return False
+    one_replica = config.pp == 1 and config.dp == 1
+    one_node = config.nodes_used == 1 and not config.attention_dp
+    return (one_replica or not facts.at("norm_fusion_of_one_replica", version).value) and (
+        one_node or not facts.at("norm_fusion_on_one_node", version).value
+    )
 
 
 _EVIDENCE: dict[tuple[object, ...], Evidence] = {}

@@ -12,11 +12,12 @@ import pytest
 from hwdetect.bench.case import kernel_case
 from planner.budget import Budget
 from planner.cases import uses_of
-from planner.engines.base import Priced
+from planner.engines.base import Config, Priced
 from planner.request import PricedRelease, Request
 from planner.step import decode_step, prefill_step
+from planner.step_gpu import fuses_norms
 from profiles.model import KvGroup
-from tests.planner.planning import K25, outcome_of, request_of
+from tests.planner.planning import K25, machine_from, outcome_of, request_of
 from tests.planner.test_evidence import series_of
 
 TP8: dict[str, Any] = {"engine": "vllm", "quant": "int4", "tp": 8}
@@ -240,3 +241,29 @@ def test_popular_experts_in_ram_are_fewer_to_read() -> None:
     assert decode_step(skewed, replace(release, memo={}), priced, 1, 1024).total == pytest.approx(
         decode_step(request, release, priced, 1, 1024).total, rel=0.01
     )
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "gpu", "family", "layout", "fused"),
+    [
+        ("vllm", "0.16.0", "8xH200", "kimi_k25", {}, False),
+        ("vllm", "0.17.0", "8xH200", "kimi_k25", {}, True),
+        ("vllm", "0.19.0", "8xH200", "kimi_k25", {"pp": 2}, False),
+        ("vllm", "0.33.0", "8xH200", "kimi_k25", {"pp": 2}, True),
+        ("vllm", "0.33.0", "8xA100-80", "kimi_k25", {}, False),
+        ("vllm", "0.33.0", "4xRTX-PRO-6000", "kimi_k25", {}, False),
+        ("vllm", "0.33.0", "8xMI300X", "kimi_k25", {}, False),
+        ("sglang", "0.5.6", "8xB200", "deepseek_v3", {}, True),
+        ("sglang", "0.5.6", "8xH200", "deepseek_v3", {}, False),
+        ("sglang", "0.5.6", "8xB200", "qwen3_moe", {}, False),
+        ("sglang", "0.5.7", "8xH200", "qwen3_moe", {}, True),
+        ("sglang", "0.5.23", "8xH200", "kimi_k25", {"attention_dp": True, "dp": 8}, False),
+        ("sglang", "0.5.23", "8xH200", "minimax_m2", {}, False),
+    ],
+)
+def test_norms_are_fused_where_the_engine_does_so_by_itself(
+    engine: str, version: str, gpu: str, family: str, layout: dict[str, Any], fused: bool
+) -> None:
+    (group,) = machine_from(gpu=gpu).groups()
+    config = Config(engine, version, group, tp=4)._replace(**layout)
+    assert fuses_norms(config, group.gpu, family) is fused
