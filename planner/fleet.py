@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import log
 from typing import Any, Final, NamedTuple
 
 from formulas.units import GIB
@@ -27,6 +28,8 @@ NODES_SEARCHED_TOGETHER: Final = 16
 REPLICA_NODES: Final = (1, 2, 3, 4, 6, 8, 12, 16)
 RAM_STEP_BYTES: Final = 16 * GIB
 """RAM within a step counts as equal: kernels and firmware keep a little of the same modules."""
+RATE_STEP: Final = 1.15
+"""Measured rates of RAM and disks within about this factor count as equal; repeats on one machine spread 10 %."""
 REJECTIONS_OF_A_POOL: Final = 3
 
 
@@ -73,12 +76,18 @@ def _kind(node: Node) -> tuple[Any, ...]:
     return (
         tuple(sorted(gpus.items())),
         ram,
-        host.bandwidth,
+        _rate_class(host.bandwidth),
         host.cores,
         host.sockets,
         host.flags,
         node.disk.free is None,
+        _rate_class(node.disk.read_bytes_per_s),
     )
+
+
+def _rate_class(rate: float | None) -> int | None:
+    """Rates that were measured on equal nodes differ a little; those within a step are alike."""
+    return None if rate is None else round(log(max(rate, 1.0)) / log(RATE_STEP))
 
 
 def _least(nodes: list[Node]) -> Node:
@@ -94,10 +103,12 @@ def _least(nodes: list[Node]) -> Node:
     gpus.sort(key=lambda gpu: gpu.driver_index)
     rams = [node.host.ram for node in nodes if node.host.ram is not None]
     frees = [node.disk.free for node in nodes if node.disk.free is not None]
+    bandwidths = [node.host.bandwidth for node in nodes if node.host.bandwidth is not None]
+    reads = [node.disk.read_bytes_per_s for node in nodes if node.disk.read_bytes_per_s is not None]
     return Node(
         tuple(gpus),
-        first.host._replace(ram=min(rams, default=None)),
-        first.disk._replace(free=min(frees, default=None)),
+        first.host._replace(ram=min(rams, default=None), bandwidth=min(bandwidths, default=None)),
+        first.disk._replace(free=min(frees, default=None), read_bytes_per_s=min(reads, default=None)),
     )
 
 

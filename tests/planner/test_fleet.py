@@ -137,6 +137,21 @@ def test_a_pool_counts_with_the_least_of_its_members() -> None:
     assert pool.node.host.ram == host.ram - 1_000_000_000
 
 
+def test_rates_that_were_measured_do_not_make_every_node_a_pool_of_its_own() -> None:
+    machine = machine_of(inventory_of((40, "8xH200", "2TiB")), "file")
+    nodes = tuple(
+        node._replace(host=node.host._replace(bandwidth=400e9 * (1 + 0.0005 * number)))
+        for number, node in enumerate(machine.nodes)
+    )
+    slow = nodes[0]._replace(host=nodes[0].host._replace(bandwidth=250e9))
+    found = pools(machine._replace(nodes=(*nodes, slow)))
+    assert len(found) <= 3
+    assert found[-1].members == (40,)
+    for pool in found[:-1]:
+        members = [nodes[number].host.bandwidth or 0.0 for number in pool.members]
+        assert pool.node.host.bandwidth == min(members)
+
+
 def test_a_node_whose_memory_is_taken_is_no_longer_alike() -> None:
     machine = machine_of(inventory_of((2, "8xH200", "2TiB")), "file")
     taken = machine.nodes[1].gpus[0]
