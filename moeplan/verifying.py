@@ -15,7 +15,7 @@ from typing import Any, Final
 from hwdetect.inventory import from_json
 from hwdetect.serving.client import BadAddress, Broken, Server, Unreachable, server_at
 from hwdetect.serving.endpoint import Endpoint, read_endpoint
-from hwdetect.serving.load import Work, run_step, words_for
+from hwdetect.serving.load import Step, Work, run_step, words_for
 from hwdetect.serving.modes import ModeCheck, check_mode, check_tools
 from moeplan.calibration import AUTO, NONE, fingerprint, now, place_of, store_load
 from moeplan.pipeline import GENERATED_BY, read_model
@@ -96,7 +96,9 @@ def verify(
             if time.monotonic() >= deadline:
                 notes.append(f"the time was up before {concurrency} requests at a time were tried")
                 break
-            step = load_step(run_step(server, work, concurrency, requests, deadline, number, one_more))
+            sent_step = run_step(server, work, concurrency, requests, deadline, number, one_more)
+            step = load_step(sent_step)
+            notes += _unseen(sent_step)
             steps.append(step)
             if step.failed == step.requests:
                 notes.append(f"no request at {concurrency} at a time succeeded: larger loads were not tried")
@@ -133,6 +135,17 @@ def verify(
         notes=tuple(dict.fromkeys(notes)),
     )
     return _stored(report, plan, candidate, calibration)
+
+
+def _unseen(step: Step) -> list[str]:
+    """A note where answers were counted by the server but had no visible text, and so no times."""
+    unseen = sum(not sample.error and sample.ttft_s is None for sample in step.samples)
+    if not unseen:
+        return []
+    return [
+        f"{unseen} of {len(step.samples)} answers at {step.concurrency} at a time had no visible text: "
+        "they count as served, without times"
+    ]
 
 
 def _server(url: str) -> Server:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from math import ceil
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from hwdetect.serving.client import Broken, Server, Unreachable, post_events, post_json
 
@@ -28,7 +28,11 @@ LEAST_GAPS: Final = 2
 
 
 class Sample(NamedTuple):
-    """One request: seconds to the first token and to the last, tokens in and out; ``error`` where it failed."""
+    """One request: seconds to the first visible token and to the last, tokens in and out; ``error`` where it failed.
+
+    ``ttft_s`` is None too where the server counted tokens of which none has a visible text (control tokens, bytes that
+    make no character): the request was served, only its times are not known.
+    """
 
     started_s: float
     ttft_s: float | None
@@ -154,18 +158,19 @@ def ask(server: Server, work: Work, number: int, deadline: float, epoch: float) 
         if not finished:
             error = "cut off"
         elif first is None:
-            error = "no token"
+            last = time.monotonic()
+            error = "" if _is_count(counted) else "no token"
     except Broken as broken:
         error = broken.kind
     except Unreachable:
         error = "unreachable"
-    known = isinstance(counted, int) and counted > 0
+    known = _is_count(counted)
     return Sample(
         begun - epoch,
         None if first is None else first - begun,
         last - begun,
         prompt if isinstance(prompt, int) else None,
-        counted if known and isinstance(counted, int) else pieces,
+        counted if _is_count(counted) else pieces,
         known,
         error,
     )
@@ -185,6 +190,10 @@ def percentile(values: list[float], share: float) -> float:
 def errors_of(step: Step) -> dict[str, int]:
     """How many requests failed in which way."""
     return dict(Counter(sample.error for sample in step.samples if sample.error))
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _message(number: int, words: int) -> dict[str, str]:

@@ -84,7 +84,7 @@ def test_the_prompts_differ_so_that_no_cache_answers(plan: Plan) -> None:
         ("429", "HTTP 429"), ("500", "HTTP 500"), ("503", "HTTP 503"), ("silent", "too late"), ("slow", "too late"),
         ("drip", "too late"), ("endless", "endless"), ("endless line", "endless"), ("cut", "cut off"),
         ("wrong JSON", "wrong JSON"), ("error event", "error event"), ("redirect", "redirect"),
-        ("not a stream", "not a stream"),
+        ("not a stream", "not a stream"), ("no token", "no token"),
     ],
 )  # fmt: skip
 def test_every_fault_is_named_and_the_run_ends(plan: Plan, fault: str, kind: str) -> None:
@@ -94,6 +94,13 @@ def test_every_fault_is_named_and_the_run_ends(plan: Plan, fault: str, kind: str
     assert report.verdict == "failed"
     assert report.differs_in[0] == "requests at 1"
     assert any("larger loads were not tried" in note for note in report.notes)
+
+
+def test_an_answer_without_visible_text_is_served_but_has_no_times(plan: Plan) -> None:
+    report = verified(plan, Behaviour(fault="no text"), Limits(4.0, 1.0, 6, 8))
+    assert [step.failed for step in report.steps] == [0, 0]
+    assert all(step.ttft_s is None and step.tpot_s is None and step.output_tokens == 8 for step in report.steps)
+    assert any("had no visible text" in note for note in report.notes)
 
 
 def test_a_redirect_is_never_followed(plan: Plan) -> None:

@@ -29,6 +29,10 @@ class Behaviour:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+_UNSEEN = ("no token", "no text")
+"""Faults whose stream carries nothing to see; with ``no text`` the server counts tokens all the same."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     behaviour: ClassVar[Behaviour]
@@ -123,8 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
             if about.fault == "error event" and number == 1:
                 self._write(b'data: {"error": {"message": "out of memory"}}\n\n')
             time.sleep(0.2 if about.fault == "slow" else about.token_s)
-            self._event({"choices": [{"delta": {"content": "a "}}]})
-        self._event({"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": tokens}})
+            self._event({"choices": [{"delta": {"content": "" if about.fault in _UNSEEN else "a "}}]})
+        counted = 0 if about.fault == "no token" else tokens
+        self._event({"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": counted}})
         self._write(b"data: [DONE]\n\n")
 
     def _event(self, value: dict[str, Any]) -> None:

@@ -274,8 +274,9 @@ def _tokenizer_fields(tokenizer: Literal["none", "gpt2"], vocabulary: int) -> tu
     if vocabulary < 257:
         raise ValueError(f"a gpt2 tokenizer needs a vocabulary of at least 257, not {vocabulary}")
     unused = [f"<unused{number}>" for number in range(vocabulary - 257)]
-    normal_type, control_type, unused_type = 1, 3, 5
-    token_types = [normal_type] * 256 + [control_type] + [unused_type] * len(unused)
+    # The unused ones are normal too: llama.cpp shows no text for unused ones, which random weights draw half the time.
+    normal_type, control_type = 1, 3
+    token_types = [normal_type] * 256 + [control_type] + [normal_type] * len(unused)
     return (
         Field("tokenizer.ggml.model", "str", "gpt2"),
         Field("tokenizer.ggml.pre", "str", "default"),
