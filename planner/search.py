@@ -149,11 +149,15 @@ def _tries(request: Request, engine: Engine, release: PricedRelease, config: Con
 
 def _price(request: Request, engine: Engine, release: PricedRelease, config: Config) -> Priced:
     priced = engine.price(request, release, config)
-    if not request.observed:
-        return priced
-    from planner.calibrate import calibrated
+    if request.observed:
+        from planner.calibrate import calibrated
 
-    return calibrated(request, release, priced)
+        priced = calibrated(request, release, priced)
+    if request.loads:
+        from planner.loads import with_measured_tokens
+
+        priced = with_measured_tokens(request, engine, release, priced)
+    return priced
 
 
 def _likelihood(priced: Priced) -> tuple[int, int]:

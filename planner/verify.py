@@ -114,14 +114,14 @@ def _identity(candidate: Candidate, endpoint: Endpoint) -> list[out.Compared]:
     if endpoint.version is not None:
         rows.append(
             _text_row(
-                "version", wanted.version, endpoint.version, _same_version(wanted.version, endpoint.version),
+                "version", wanted.version, endpoint.version, same_version(wanted.version, endpoint.version),
                 f"plan again with --engine-version {endpoint.version[:20]}",
             )
         )  # fmt: skip
     return rows
 
 
-def _same_version(planned: str, running: str) -> bool | None:
+def same_version(planned: str, running: str) -> bool | None:
     """Whether a running version is the planned one; None for a build that names no version."""
     try:
         numbers = version_tuple(running)
