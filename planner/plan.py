@@ -265,7 +265,8 @@ class Serving(Record):
 
     Nodes meet on ``head_port``. Starting takes at most ``startup_s``, with a slow download. Weights are named by
     ``download``, or lie on ``local_path``; where ``needs_folder``, the engine wants the folder of the download. The
-    engine itself comes as pip's ``packages``, or from its ``repository`` where there are none.
+    engine itself comes as pip's ``packages``, or from its ``repository`` where there are none. ``images``: requests may
+    carry pictures.
     """
 
     served_name: str
@@ -286,6 +287,7 @@ class Serving(Record):
     local_path: str | None
     needs_folder: bool
     chat: tuple[ChatMode, ...] = ()
+    images: bool = False
 
 
 class Launch(Record):

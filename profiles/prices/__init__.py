@@ -34,7 +34,8 @@ class CloudPrice(NamedTuple):
 class ApiPrice(NamedTuple):
     """A hosted model in US dollars per million tokens; ``cached_input`` None where it is not cheaper.
 
-    ``ends`` is the day on which the provider is reported to end this model, None where no end is announced.
+    ``provider_model`` is the provider's own name for it. ``ends`` is the day on which the provider is reported to end
+    this model, None where no end is announced.
     """
 
     provider: str
@@ -47,6 +48,7 @@ class ApiPrice(NamedTuple):
     note: str
     ends: str | None = None
     ends_source: str = ""
+    provider_model: str = ""
 
 
 class PurchasePrice(NamedTuple):
@@ -103,6 +105,7 @@ def _api(row: dict[str, Any]) -> ApiPrice:
         row["provider"], row.get("model", ""), _number(row, "usd_per_million_input_tokens"),
         _number(row, "usd_per_million_output_tokens"), _number(row, cached) if cached in row else None,
         row.get("date", ""), row["source"], row.get("note", ""), row.get("ends"), row.get("ends_source", ""),
+        row.get("provider_model", row.get("model", "")),
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ class Behaviour:
     token_s: float = 0.002
     reasoning: bool = True
     reads_tools: bool = True
+    thoughts: bool = False
     listing: str = ""
     redirect: str = ""
     asked: list[tuple[str, str, dict[str, str], dict[str, Any]]] = field(default_factory=list)
@@ -73,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.behaviour.asked.append((self.command, self.path, dict(self.headers), body))
 
     def _answer(self, body: dict[str, Any]) -> None:
-        about, prompt = self.behaviour, len(body["messages"][0]["content"].split()) + 7
+        about, prompt = self.behaviour, len(str(body["messages"][0]["content"]).split()) + 7
         if not body.get("stream"):
             self._json({"choices": [{"message": self._message(body)}], "usage": {"prompt_tokens": prompt}})
         elif about.fault in ("429", "500", "503"):
@@ -89,12 +90,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _message(self, body: dict[str, Any]) -> dict[str, Any]:
         about = self.behaviour
+        if body["messages"][-1]["role"] == "tool":
+            return {"role": "assistant", "content": "It is sunny.", "reasoning_content": "the tool says so"}
         if "tools" in body:
             if not about.reads_tools:
                 return {"content": "<|tool_calls_section_begin|>get_weather"}
-            call = {"function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
-            return {"content": None, "tool_calls": [call]}
+            function = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+            call = {"id": "functions.get_weather:0", "type": "function", "function": function}
+            return {"role": "assistant", "content": None, "reasoning_content": "a tool", "tool_calls": [call]}
         thinking = body.get("chat_template_kwargs", {}).get("thinking", True)
+        if body.get("thinking") == {"type": "disabled"}:
+            thinking = False
         if not thinking:
             return {"content": "51"}
         return (
@@ -127,7 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
             if about.fault == "error event" and number == 1:
                 self._write(b'data: {"error": {"message": "out of memory"}}\n\n')
             time.sleep(0.2 if about.fault == "slow" else about.token_s)
-            self._event({"choices": [{"delta": {"content": "" if about.fault in _UNSEEN else "a "}}]})
+            field = "reasoning_content" if about.thoughts and number < tokens // 2 else "content"
+            self._event({"choices": [{"delta": {field: "" if about.fault in _UNSEEN else "a "}}]})
         counted = 0 if about.fault == "no token" else tokens
         self._event({"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": counted}})
         self._write(b"data: [DONE]\n\n")
