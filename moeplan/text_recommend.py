@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from rich.console import RenderableType
@@ -103,7 +104,7 @@ def _details(way: Way, model: str) -> RenderableType:
     step = way.next_step
     return pairs(
         (
-            ("plan", f"moeplan plan {model} {' '.join(way.plan_flags)}"),
+            ("plan", shlex.join(["moeplan", "plan", model, *way.plan_flags])),
             *[("risk", text) for text in way.risks],
             ("not priced", ", ".join(way.left_out)),
             (

@@ -208,13 +208,17 @@ class Kernel(Record):
 
 
 class QualityFact(Record):
-    """A measured quality of this quantization under one suite; suites are not comparable with each other."""
+    """A measured quality of this quantization under one suite; suites are not comparable with each other.
+
+    ``measured_on`` is the release itself, or its main type alone throughout, which says little of a mixture.
+    """
 
     suite: str
     metric: str
     value: float
     baseline: float | None = None
     source: str
+    measured_on: Literal["release", "type"] = "release"
 
 
 class Quality(Record):

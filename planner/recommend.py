@@ -33,7 +33,7 @@ from planner.offers import (
 from planner.options import Options
 from planner.plan import Candidate, Range
 from planner.request import Bounds, PricedRelease, Request
-from planner.search import Found, broken_bound, score, search
+from planner.search import Found, broken_bound, score, search, too_lossy
 from profiles.prices import STALE_DAYS, Prices, staleness
 
 Progress = Callable[[int, int], None]
@@ -316,20 +316,50 @@ def way_of(met: Met, terms: Terms) -> out.Way:
         risks=tuple(_risks(shown, request)),
         free_low_bytes=tightest.free_low_bytes,
         margin_tpot=None if tpot is None else tpot / shown.performance.tpot_s.expected,
-        plan_flags=(*plan_flags(offer), *_work_flags(request)),
+        plan_flags=(*plan_flags(offer), *_narrow_flags(request, shown), *_work_flags(request)),
         candidate=shown,
     )
 
 
 def _work_flags(request: Request) -> tuple[str, ...]:
-    """The work and the bounds of speed of one copy as arguments of ``moeplan plan``."""
-    demand, bounds = request.demand, request.bounds
+    """The work and the bounds of one copy as arguments of ``moeplan plan``."""
+    demand, bounds, settings = request.demand, request.bounds, request.settings
     flags = ["--workload", demand.name, "--context", str(demand.context), "--input-tokens", str(demand.input_tokens)]
     flags += ["--output-tokens", str(demand.output_tokens)]
+    if demand.images:
+        flags += ["--images", str(demand.images)]
+    if demand.routing != "uniform":
+        flags += ["--routing", demand.routing]
     for name, seconds in (("--tpot", bounds.tpot_s), ("--ttft", bounds.ttft_s)):
         if seconds is not None:
-            flags += [name, f"{seconds * 1e3:.6g}ms"]
+            flags += [name, f"{seconds * 1e3:.9g}ms"]
+    if bounds.min_throughput is not None:
+        flags += ["--min-throughput", f"{bounds.min_throughput:.9g}"]
+    if bounds.max_kld is not None and bounds.quality_suite is not None:
+        flags += ["--max-kld", f"{bounds.max_kld:.9g}", "--quality-suite", bounds.quality_suite]
+    if request.drafter is not None:
+        flags += ["--speculative", request.drafter.method, "--speculative-tokens", str(settings.draft_tokens)]
+        if settings.accept_length is not None:
+            flags += ["--accept-length", f"{settings.accept_length:.9g}"]
     return (*flags, "--concurrency", str(demand.concurrency))
+
+
+def _narrow_flags(request: Request, shown: Candidate) -> tuple[str, ...]:
+    """What narrows a plan to the configuration of a way, so that the plan's first row is that configuration."""
+    weights = shown.quantization
+    flags = ["--engine", shown.engine.name]
+    if weights.publisher != "local":
+        # A file of the user's has one quantization, its own.
+        flags += ["--quant", f"{weights.publisher}/{weights.name}"]
+    if request.narrow.engine_version is not None:
+        flags += ["--engine-version", request.narrow.engine_version]
+    flags += ["--kv-dtype", shown.kv_cache.dtype]
+    if shown.engine.name == "llama.cpp":
+        # It has no ranks; those that were asked for of every engine are repeated.
+        asked = {name: getattr(request.narrow, name) for name in ("tp", "pp", "dp", "ep", "dcp")}
+    else:
+        asked = shown.parallel.model_dump()
+    return (*flags, *[word for name, ways in asked.items() if ways is not None for word in (f"--{name}", str(ways))])
 
 
 def _risks(shown: Candidate, request: Request) -> list[str]:
@@ -418,7 +448,7 @@ def recommend(
             dearer_not_searched=sum(tally.dearer for tally in tallies),
         ),
         why=_why(rent, buy, api, tallies),
-        warnings=tuple(dict.fromkeys(_warnings([*rent, *buy], api, today))),
+        warnings=tuple(dict.fromkeys((*_unmeasured(request), *_warnings([*rent, *buy], api, today)))),
     )
 
 
@@ -467,6 +497,21 @@ def _why(rent: Sequence[out.Way], buy: Sequence[out.Way], api: Sequence[ApiWay],
             more = f", {tally.dearer} dearer ones were not searched" if tally.dearer else ""
             told.append(f"{name}: nothing of {tally.searched} machines searched meets the target{more}")
     return "; ".join(told)
+
+
+def _unmeasured(request: Request) -> list[str]:
+    """The weights that ``--max-kld`` leaves out because nobody measured them in that suite."""
+    if request.bounds.max_kld is None:
+        return []
+    reasons = [too_lossy(request, one) for one in request.releases]
+    unknown = sum("not measured" in reason for reason in reasons)
+    lossy = sum(bool(reason) for reason in reasons) - unknown
+    told = []
+    if unknown:
+        told.append(f"--max-kld leaves out {unknown} releases that nobody measured in {request.bounds.quality_suite}")
+    if lossy:
+        told.append(f"--max-kld leaves out {lossy} releases that lose more")
+    return told
 
 
 def _warnings(ways: Sequence[out.Way], api: Sequence[ApiWay], today: date) -> list[str]:

@@ -175,8 +175,10 @@ def _quality(request: Request, found: Found) -> str:
     quality = quality_of_release(request, found.release.release)
     if quality.native or not quality.facts:
         return quality.note
-    fact = next((one for one in quality.facts if one.metric == "kld"), quality.facts[0])
-    return f"{fact.metric} {fact.value:g} ({fact.suite})"
+    own = [one for one in quality.facts if one.measured_on == "release"]
+    fact = next((one for one in own or quality.facts if one.metric == "kld"), (own or quality.facts)[0])
+    throughout = "" if own else ", of its main type throughout"
+    return f"{fact.metric} {fact.value:g} ({fact.suite}{throughout})"
 
 
 def _worth(row: out.Upgrade) -> tuple[float, ...]:
