@@ -69,12 +69,14 @@ class PurchasePrice(NamedTuple):
 
 
 class MemoryPrice(NamedTuple):
-    """Main memory in US dollars per GiB. The project ships none: it found no sourced price."""
+    """Main memory in US dollars per GiB. ``cpus`` are the keys of CPU families that take it; empty is every one."""
 
     usd_per_gib_low: float
     usd_per_gib_high: float
     date: str
     source: str
+    item: str = "RAM"
+    cpus: tuple[str, ...] = ()
 
 
 class Prices(NamedTuple):
@@ -118,8 +120,9 @@ def _purchase(row: dict[str, Any]) -> PurchasePrice:
 
 def _memory(row: dict[str, Any]) -> MemoryPrice:
     return MemoryPrice(
-        _number(row, "usd_per_gib_low"), _number(row, "usd_per_gib_high"), row.get("date", ""), row["source"]
-    )
+        _number(row, "usd_per_gib_low"), _number(row, "usd_per_gib_high"), row.get("date", ""), row["source"],
+        row.get("item", "RAM"), tuple(row.get("cpus", ())),
+    )  # fmt: skip
 
 
 def _number(row: dict[str, Any], name: str) -> float:
@@ -147,9 +150,15 @@ def purchase_prices() -> tuple[PurchasePrice, ...]:
     return tuple([_purchase(row) for row in _rows("purchase.toml")])
 
 
+@cache
+def memory_prices() -> tuple[MemoryPrice, ...]:
+    """Every known price of main memory."""
+    return tuple([_memory(row) for row in _rows("memory.toml")])
+
+
 def known_prices() -> Prices:
     """What the project ships."""
-    return Prices(cloud_prices(), api_prices(), purchase_prices())
+    return Prices(cloud_prices(), api_prices(), purchase_prices(), memory_prices())
 
 
 def prices_with(path: str) -> Prices:
@@ -157,7 +166,7 @@ def prices_with(path: str) -> Prices:
 
     The file has the tables ``[[cloud]]``, ``[[api]]``, ``[[purchase]]`` with the fields of ``profiles/prices/*.toml``,
     and ``[[memory]]`` with ``usd_per_gib_low`` and ``usd_per_gib_high``. A row replaces shipped ones of the same
-    provider and GPU, provider and model, or GPU; others stay. Raises ``BadPrices`` with one line.
+    provider and GPU, provider and model, or GPU, and memory all of it; others stay. Raises ``BadPrices`` with one line.
     """
     try:
         with Path(path).open("rb") as file:
