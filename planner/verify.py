@@ -76,8 +76,11 @@ def compare(
 def kv_tokens_of(candidate: Candidate, endpoint: Endpoint) -> tuple[int | None, str]:
     """Tokens of the server's KV cache, and where they stand.
 
-    llama.cpp's slots share one cache where the plan starts it so (``--kv-unified``), and divide it where not.
+    llama.cpp's slots share one cache where the plan starts it so (``--kv-unified``), and divide it where not. The ranks
+    of a divided context hold their parts of it.
     """
+    if endpoint.kv_tokens is not None and endpoint.kv_of_rank:
+        return endpoint.kv_tokens * candidate.parallel.dcp, endpoint.kv_source
     if endpoint.kv_tokens is not None or endpoint.slots is None or endpoint.max_model_len is None:
         return endpoint.kv_tokens, endpoint.kv_source
     if "--kv-unified" in candidate.launch.argv:
