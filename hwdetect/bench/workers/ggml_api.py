@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .memory import huge_pages
 from .serve import CannotRun
 from .timing import Options
 
@@ -70,6 +71,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_backend_dev_supports_op": (ctypes.c_bool, (_P, _P)),
     "ggml_backend_alloc_ctx_tensors_from_buft": (_P, (_P, _P)),
     "ggml_backend_buffer_free": (None, (_P,)),
+    "ggml_backend_buffer_get_base": (_P, (_P,)),
+    "ggml_backend_buffer_get_size": (_S, (_P,)),
     "ggml_backend_tensor_set": (None, (_P, _P, _S, _S)),
     "ggml_backend_tensor_get": (None, (_P, _P, _S, _S)),
     "ggml_backend_graph_compute": (_N, (_P, _P)),
@@ -138,6 +141,9 @@ class Ggml:
         buffer = self.call.ggml_backend_alloc_ctx_tensors_from_buft(context, buffer_type or self.plain)
         if not buffer:
             raise MemoryError("ggml could not allocate its tensors")
+        huge_pages(
+            self.call.ggml_backend_buffer_get_base(buffer), int(self.call.ggml_backend_buffer_get_size(buffer))
+        )
         return Handle(buffer)
 
     def set(self, tensor: Handle, data: Array) -> None:
