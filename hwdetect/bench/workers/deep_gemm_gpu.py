@@ -95,8 +95,9 @@ def grouped(dims: dict[str, int], device: Device, count: int) -> tuple[Layer, Ma
         ]
         pair_of_row, expert_of_row, row_of_pair = plan
         here = torch.ones((batch, top_k), device=device.name)
-        gate_up = torch.zeros((len(pair_of_row), 2 * inter), dtype=torch.bfloat16, device=device.name)
-        spread = torch.zeros((len(pair_of_row), hidden), dtype=torch.bfloat16, device=device.name)
+        kind = buffers.tokens.dtype
+        gate_up = torch.zeros((len(pair_of_row), 2 * inter), dtype=kind, device=device.name)
+        spread = torch.zeros((len(pair_of_row), hidden), dtype=kind, device=device.name)
 
         def compute() -> None:
             given = rounded(buffers.tokens[pair_of_row // top_k], torch)
@@ -106,7 +107,7 @@ def grouped(dims: dict[str, int], device: Device, count: int) -> tuple[Layer, Ma
                 rounded(inner, torch), (down, down_scales), spread, expert_of_row
             )
             each = spread[row_of_pair].view(batch, top_k, hidden)
-            torch.sum(each * (buffers.shares * here)[:, :, None].to(each.dtype), dim=1, out=buffers.output)
+            torch.sum(each * (buffers.shares * here)[:, :, None].to(kind), dim=1, out=buffers.output)
 
         def renew(placed: Array) -> None:
             for old, new in zip(plan, rows_by_expert(placed, count), strict=True):
