@@ -56,7 +56,7 @@ class KernelCase(NamedTuple):
     mla_*                 heads, kv_lora, rope, nope, v
     gqa_*, cpu_attention  heads, kv_heads, head, v
     all_reduce/_to_all    hidden, ranks
-    copies and reads      bytes
+    copies and reads      bytes; of memory also node (a NUMA node) or nodes (so many at once)
 
     ``batch`` is the tokens of the step (for decode attention the sequences, for copies 1); ``context`` the cached
     tokens of each sequence, for attention only.
