@@ -9,7 +9,7 @@ import pytest
 import torch
 import triton.language as tl
 
-from hwdetect.bench.workers import deep_gemm_gpu, torch_gpu, triton_gpu, triton_kernels
+from hwdetect.bench.workers import deep_gemm_gpu, torch_cpu, torch_gpu, triton_gpu, triton_kernels
 from hwdetect.bench.workers.gpu import Device
 from hwdetect.bench.workers.gpu_experts import Buffers, local_ids
 from hwdetect.bench.workers.serve import CannotRun
@@ -173,3 +173,10 @@ def test_experts_elsewhere_are_no_index(held: int, ids: list[list[int]]) -> None
     renew(placed)
     assert found.tolist() == ids
     assert mapped is None if held == 6 else mapped.tolist() == [0, 1, 2, 3, 4, 5, -1]
+
+
+def test_a_router_on_a_cpu() -> None:
+    dims = {"experts": 48, "hidden": 256, "top_k": 8}
+    for quantization in ("F32", "bf16"):
+        answer = measure(torch_cpu.build("cpu_router", quantization, dims, OPTIONS)(3, 0), OPTIONS)
+        assert answer["correctness"]["max_relative_error"] < 0.01
