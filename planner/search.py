@@ -249,10 +249,10 @@ def _loss(found: Found) -> float:
 
 def bits_per_parameter(release: PricedRelease) -> float:
     """Bits of the release per parameter of its tensors."""
-    found = release.memo.get("bits")
+    found = release.kept.get("bits")
     if found is None:
         parameters = sum([group.parameters for group in release.tensors.groups])
-        found = release.memo["bits"] = release.tensors.bytes * 8 / parameters
+        found = release.kept["bits"] = release.tensors.bytes * 8 / parameters
     return float(found)
 
 
