@@ -7,7 +7,8 @@ buffer is as large as the furthest end. Source: ggml 0.26 ``ggml/src/ggml-alloc.
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 ENDLESS: Final = 1 << 62
@@ -28,59 +29,66 @@ class Graph:
 
     def add(self, size: int, *sources: int) -> int:
         """A tensor of ``size`` bytes computed from ``sources``; its number."""
-        return self._write(size, sources, ())
+        self.bytes.append(size)
+        self.sources.append(sources)
+        self.over.append(())
+        return len(self.bytes) - 1
 
     def change(self, size: int, source: int, *others: int) -> int:
         """An elementwise operation on ``source``, done in place where it can be."""
-        return self._write(size, (source, *others), (source,))
+        self.bytes.append(size)
+        self.sources.append((source, *others))
+        self.over.append((source,))
+        return len(self.bytes) - 1
 
     def total(self, size: int, left: int, right: int) -> int:
         """The sum of two tensors, written over one of them where it can be."""
-        return self._write(size, (left, right), (left, right))
+        self.bytes.append(size)
+        self.sources.append((left, right))
+        self.over.append((left, right))
+        return len(self.bytes) - 1
 
     def use(self, *sources: int) -> None:
         """A use that leaves nothing in this buffer: a write into the KV cache, a copy to another device."""
-        self._write(0, sources, ())
-
-    def _write(self, size: int, sources: tuple[int, ...], over: tuple[int, ...]) -> int:
-        self.bytes.append(size)
+        self.bytes.append(0)
         self.sources.append(sources)
-        self.over.append(over)
-        return len(self.bytes) - 1
+        self.over.append(())
 
 
-class Order(NamedTuple):
-    """When a graph's tensors take and release their places, whatever their sizes: ``steps`` are (place, tensor), the
-    tensor as ``~tensor`` where its bytes are released. ``kept`` is what is held from beginning to end.
-    """
-
-    steps: tuple[tuple[int, int], ...]
-    bytes: tuple[int, ...]
-    kept: tuple[int, ...]
+Steps = tuple[tuple[int, int], ...]
+"""When tensors take and release their places, whatever their sizes: (place, tensor), ``~tensor`` where its bytes are
+released. A place has the number of the first tensor in it."""
 
 
-def order_of(graph: Graph) -> Order:
-    """The order of a graph's allocations. A tensor without bytes takes no place."""
-    uses = [0] * len(graph.bytes)
-    for sources in graph.sources:
-        for source in sources:
+def steps_of(graph: Graph) -> Steps:
+    """The order of a graph's allocations; a tensor without bytes takes no place."""
+    return _steps(tuple(graph.sources), tuple(graph.over), tuple([size != 0 for size in graph.bytes]))
+
+
+@lru_cache(maxsize=256)
+def _steps(
+    sources: tuple[tuple[int, ...], ...], over: tuple[tuple[int, ...], ...], has_bytes: tuple[bool, ...]
+) -> Steps:
+    uses = [0] * len(sources)
+    for used in sources:
+        for source in used:
             uses[source] += 1
     places = [-1] * len(uses)
     steps: list[tuple[int, int]] = []
-    for number, size in enumerate(graph.bytes):
-        for parent in graph.over[number]:
+    for number, used in enumerate(sources):
+        for parent in over[number]:
             if uses[parent] == 1 and places[parent] >= 0:
                 places[number], places[parent] = places[parent], -1
                 break
         else:
-            if size:
+            if has_bytes[number]:
                 places[number] = number
                 steps.append((number, number))
-        for source in graph.sources[number]:
+        for source in used:
             uses[source] -= 1
             if not uses[source] and places[source] >= 0:
                 steps.append((places[source], ~source))
-    return Order(tuple(steps), tuple(graph.bytes), tuple(graph.kept))
+    return tuple(steps)
 
 
 class Peak(NamedTuple):
@@ -102,39 +110,50 @@ class Peak(NamedTuple):
 
 def peak_bytes(graph: Graph, alignment: int) -> int:
     """The furthest end that any tensor reaches, all of them placed as ggml places them."""
-    order = order_of(graph)
-    sizes = [-(-size // alignment) * alignment for size in order.bytes]
-    return furthest_end(order.steps, sizes, sum([-(-size // alignment) * alignment for size in order.kept]))
+    sizes = [-(-size // alignment) * alignment for size in graph.bytes]
+    return furthest_end(steps_of(graph), sizes, sum([-(-size // alignment) * alignment for size in graph.kept]))
 
 
-def furthest_end(steps: Iterable[tuple[int, int]], sizes: Sequence[int], start: int) -> int:
+def furthest_end(steps: Steps, sizes: Sequence[int], start: int) -> int:
     """The furthest end that any tensor reaches, placed from ``start`` on; ``sizes`` are whole alignments."""
     gaps, lengths = [start], [ENDLESS]
     places = [0] * len(sizes)
     furthest = start
     for place, number in steps:
-        if number < 0:
-            _release(gaps, lengths, places[place], sizes[~number])
+        if number >= 0:
+            # Into the smallest gap that holds it (the later of equals), else at the end.
+            size, best, least = sizes[number], -1, ENDLESS
+            for gap, length in enumerate(lengths):
+                if size <= length <= least:
+                    best, least = gap, length
+            at = places[place] = gaps[best]
+            if least == size:
+                del gaps[best], lengths[best]
+            else:
+                gaps[best] = at + size
+                lengths[best] = least - size
+            if at + size > furthest:
+                furthest = at + size
             continue
-        # Into the smallest gap that holds it (the later of equals), else at the end.
-        size, best, least = sizes[number], -1, ENDLESS
-        for gap, length in enumerate(lengths):
-            if size <= length <= least:
-                best, least = gap, length
-        at = places[place] = gaps[best]
-        if least == size:
-            del gaps[best], lengths[best]
+        # Back to the gaps, joined with those beside it.
+        at, size = places[place], sizes[~number]
+        after = bisect(gaps, at)
+        joins_next = after < len(gaps) and at + size == gaps[after]
+        if after and gaps[after - 1] + lengths[after - 1] == at:
+            lengths[after - 1] += size
+            if joins_next:
+                lengths[after - 1] += lengths[after]
+                del gaps[after], lengths[after]
+        elif joins_next:
+            gaps[after] = at
+            lengths[after] += size
         else:
-            gaps[best] = at + size
-            lengths[best] = least - size
-        if at + size > furthest:
-            furthest = at + size
+            gaps.insert(after, at)
+            lengths.insert(after, size)
     return furthest
 
 
-def peak_around(
-    steps: Iterable[tuple[int, int]], sizes: Sequence[int], start: int, opened: Collection[int], size: int
-) -> Peak:
+def peak_around(steps: Steps, sizes: Sequence[int], start: int, opened: Collection[int], size: int) -> Peak:
     """``furthest_end`` with ``size`` for the ``opened`` tensors, and the sizes for which all go to the same places.
 
     Beside every number runs its slope: what it grows by for each byte of that size. A comparison of numbers with other
@@ -208,21 +227,3 @@ def peak_around(
         else:
             holds(end, end_slope, furthest, furthest_slope)
     return Peak(low, high, size, max(furthest, start), furthest_slope)
-
-
-def _release(gaps: list[int], lengths: list[int], place: int, size: int) -> None:
-    """Returns bytes to the gaps, joined with those beside them."""
-    after = bisect(gaps, place)
-    joins_next = after < len(gaps) and place + size == gaps[after]
-    joins_last = after > 0 and gaps[after - 1] + lengths[after - 1] == place
-    if joins_last and joins_next:
-        lengths[after - 1] += size + lengths[after]
-        del gaps[after], lengths[after]
-    elif joins_last:
-        lengths[after - 1] += size
-    elif joins_next:
-        gaps[after] = place
-        lengths[after] += size
-    else:
-        gaps.insert(after, place)
-        lengths.insert(after, size)

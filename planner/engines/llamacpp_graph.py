@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from itertools import groupby
 from typing import Final, NamedTuple
 
-from planner.engines.llamacpp_allocator import ENDLESS, Graph, Peak, furthest_end, order_of, peak_around, peak_bytes
+from planner.engines.llamacpp_allocator import ENDLESS, Graph, Peak, furthest_end, peak_around, peak_bytes, steps_of
 from planner.engines.llamacpp_layers import (
     F16,
     F32,
@@ -311,15 +311,14 @@ COPIED: Final = -1
 
 
 class _Placed:
-    """A share's graph in the order of its allocations, and the peaks that were found of it."""
+    """The graph of a share with the peaks that were found of it."""
 
     def __init__(self, graph: Graph, alignment: int) -> None:
-        order = order_of(graph)
         self.alignment = alignment
-        self._steps = order.steps
-        self._copied = frozenset([number for number, size in enumerate(order.bytes) if size == COPIED])
-        self._sizes = [_aligned(size, alignment) for size in order.bytes]
-        self._start = sum([_aligned(size, alignment) for size in order.kept])
+        self._steps = steps_of(graph)
+        self._copied = frozenset([number for number, size in enumerate(graph.bytes) if size == COPIED])
+        self._sizes = [-(-size // alignment) * alignment for size in graph.bytes]
+        self._start = sum([_aligned(size, alignment) for size in graph.kept])
         self._peaks: list[Peak] = []
 
     def bytes_for(self, copied_bytes: int) -> int:

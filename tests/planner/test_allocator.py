@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from planner.engines.llamacpp_allocator import Graph, furthest_end, order_of, peak_around, peak_bytes
+from planner.engines.llamacpp_allocator import Graph, furthest_end, peak_around, peak_bytes, steps_of
 
 OPEN = 0
 """A choice of tensor that has the open size."""
@@ -35,14 +35,14 @@ def choices() -> st.SearchStrategy[Choices]:
 @given(choices(), st.integers(1, 60), st.lists(st.integers(1, 60), max_size=8), st.integers(0, 20))
 @example([(OPEN, 1, False), (3, 1, False), (OPEN, 2, False), (3, 1, False), (1, 3, False)], 3, [1, 2, 3, 4, 5], 0)
 def test_a_peak_holds_for_every_size_that_it_names(made: Choices, size: int, others: list[int], start: int) -> None:
-    order = order_of(graph_of(made, size)[0])
-    opened = graph_of(made, size)[1]
-    peak = peak_around(order.steps, order.bytes, start, opened, size)
+    graph, opened = graph_of(made, size)
+    steps = steps_of(graph)
+    peak = peak_around(steps, graph.bytes, start, opened, size)
     assert peak.low <= size <= peak.high
     for other in (size, *others, peak.low, peak.high):
         if max(peak.low, 1) <= other <= min(peak.high, 1 << 40):
-            sizes = [other if number in opened else own for number, own in enumerate(order.bytes)]
-            assert peak.bytes_for(other) == furthest_end(order.steps, sizes, start)
+            sizes = [other if number in opened else own for number, own in enumerate(graph.bytes)]
+            assert peak.bytes_for(other) == furthest_end(steps, sizes, start)
 
 
 def test_what_is_copied_takes_the_place_of_what_was_freed() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moeplan.pipeline import run_plan
-from planner import kept
+from planner import kept, search
 from planner.kept import Recent, kept_of
 from profiles.library import load_model
 from tests.planner.planning import K25, options_of
@@ -51,6 +51,7 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         for name, size in (("_MODELS", kept.MODELS), ("_SCENES", kept.SCENES)):
             monkeypatch.setattr(kept, name, Recent(size))
         monkeypatch.setattr(kept, "_last", None)
+        monkeypatch.setattr(search, "_SEARCHED", Recent(search.QUESTIONS))
 
     return forgotten
 
