@@ -112,23 +112,28 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PricedRelease:
-    """A release with its tensors resolved. ``memo`` keeps what many configurations share, such as shard tables."""
+    """A release with its tensors resolved, and what many configurations share.
+
+    ``kept`` is what depends on model and release alone, such as shard tables, or on what its key names: the next
+    request finds it. ``memo`` also depends on the machine and the demand.
+    """
 
     release: Release
     tensors: ReleaseTensors
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def afresh(self) -> PricedRelease:
         """The same release for another machine or demand, which what is kept in ``memo`` depends on."""
-        return PricedRelease(self.release, self.tensors)
+        return PricedRelease(self.release, self.tensors, kept=self.kept)
 
     @property
     def expert_format(self) -> str:
         """Storage format of the routed experts' gate projection, or of the dense one where there are no experts."""
-        found = self.memo.get("expert format")
+        found = self.kept.get("expert format")
         if found is None:
             roles = {group.role: group.format for group in self.tensors.groups}
-            found = self.memo["expert format"] = roles.get("expert_gate") or roles.get("dense_gate", "bf16")
+            found = self.kept["expert format"] = roles.get("expert_gate") or roles.get("dense_gate", "bf16")
         return str(found)
 
 
