@@ -9,7 +9,10 @@ from typing import Final
 from moeplan.cli import main
 
 BRIEF: Final = frozenset(
-    ("--help", "--version", "plan", "estimate", "memory", "launch", "cost", "models", "hardware", "schema")
+    (
+        *("--help", "--version", "plan", "estimate", "memory", "launch", "recommend", "cost"),
+        *("models", "hardware", "schema"),
+    )
 )
 """What ends before there could be much garbage: looking for it costs a tenth of the time."""
 
