@@ -13,6 +13,7 @@ from profiles.model import ModelSpec, Release
 if TYPE_CHECKING:
     from hwdetect.bench.measured import MeasuredSeries
     from planner.calibrate import ObservedStart
+    from planner.verify_report import MeasuredLoad
 
 Objective = Literal["balanced", "throughput", "latency", "context", "cost", "quality"]
 OBJECTIVES: Final = ("balanced", "throughput", "latency", "context", "cost", "quality")
@@ -140,7 +141,8 @@ class PricedRelease:
 class Request:
     """Everything the search needs. ``exact`` asks for one configuration as given, ``estimate``.
 
-    ``kernels`` are series that were measured on this very machine; ``traffic`` asks for a simulation of it.
+    ``kernels`` are series that were measured on this very machine, ``observed`` and ``loads`` engines that ran there;
+    ``traffic`` asks for a simulation of it.
     """
 
     model: ModelSpec
@@ -157,4 +159,5 @@ class Request:
     drafter: Drafter | None = None
     observed: tuple[ObservedStart, ...] = ()
     kernels: tuple[MeasuredSeries, ...] = ()
+    loads: tuple[MeasuredLoad, ...] = ()
     traffic: Traffic | None = None

@@ -185,11 +185,15 @@ def _tries(request: Request, engine: Engine, release: PricedRelease, config: Con
 
 def _price(request: Request, engine: Engine, release: PricedRelease, config: Config) -> Priced:
     priced = engine.price(request, release, config)
-    if not request.observed:
-        return priced
-    from planner.calibrate import calibrated
+    if request.observed:
+        from planner.calibrate import calibrated
 
-    return calibrated(request, release, priced)
+        priced = calibrated(request, release, priced)
+    if request.loads:
+        from planner.loads import with_measured_tokens
+
+        priced = with_measured_tokens(request, engine, release, priced)
+    return priced
 
 
 def _likelihood(priced: Priced) -> tuple[int, int]:
@@ -198,18 +202,21 @@ def _likelihood(priced: Priced) -> tuple[int, int]:
 
 
 def too_lossy(request: Request, release: PricedRelease) -> str:
-    """Why a release is excluded by ``--max-kld``; native weights lose nothing by definition."""
+    """Why a release is excluded by ``--max-kld``; native weights lose nothing by definition.
+
+    Only what was measured of the release itself counts: a mixture is not its main type.
+    """
     bounds = request.bounds
     if bounds.max_kld is None or release.release.by_maker:
         return ""
     wanted = (bounds.quality_suite or "").casefold()
-    losses = [
-        loss
-        for loss in quality_of(request.model.id, release.release)
-        if wanted in loss.suite.casefold() and "kl" in loss.metric.casefold()
+    losses, of_type = [
+        [loss for loss in some if wanted in loss.suite.casefold() and "kl" in loss.metric.casefold()]
+        for some in (release.release.quality, quality_of(request.model.id, release.release))
     ]
     if not losses:
-        return f"its KL divergence was not measured in suite {bounds.quality_suite!r}"
+        only = " (only that of its main type throughout, which it is not)" if of_type else ""
+        return f"its KL divergence was not measured in suite {bounds.quality_suite!r}{only}"
     if losses[0].value > bounds.max_kld:
         return f"its KL divergence of {losses[0].value:g} exceeds {bounds.max_kld:g}"
     return ""
