@@ -30,7 +30,8 @@ from moeplan.bench_cases import (
     with_machine,
 )
 from moeplan.bench_report import BenchReport, BenchSettings, measured_series
-from moeplan.calibration import AUTO, data_folder, fingerprint, now, place_of, store_kernels
+from moeplan.calibration import fingerprint, now, store_kernels
+from moeplan.calibrations import AUTO, data_folder, place_of
 from moeplan.cli.output import write_whole
 from moeplan.pipeline import GENERATED_BY, read_model
 from planner.errors import BadRequest

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
+from moeplan.calibrations import AUTO, may_have_any
 from moeplan.cli.progress import progress_bar
 from planner.assemble import make_plan
 from planner.build import build_request
@@ -74,7 +75,6 @@ def read_inventory(options: Options) -> tuple[Inventory, Source]:
     if options.describes_hardware:
         return describe(options), "flags"
     from hwdetect.detect import detect
-    from moeplan.calibration import AUTO
     from moeplan.measured_rates import with_measured_rates
 
     found = detect()
@@ -142,8 +142,6 @@ def _loads(
     options: Options, model: ModelSpec, inventory: Inventory, source: Source
 ) -> tuple[tuple[MeasuredLoad, ...], tuple[str, ...]]:
     """What served models did under load on that hardware."""
-    from moeplan.calibration import may_have_any
-
     if not may_have_any(options.calibration):
         return (), ()
     from moeplan.calibrating import measured_loads

@@ -22,7 +22,8 @@ from hwdetect.bench.measured import MeasuredPoint, MeasuredSeries
 from hwdetect.bench.providers import PROVIDERS
 from hwdetect.bench.worker import Worker
 from moeplan.bench_report import BenchReport, measured_series
-from moeplan.calibration import load_kernels, place_of, store_kernels
+from moeplan.calibration import load_kernels, store_kernels
+from moeplan.calibrations import place_of
 from moeplan.cli import main
 from moeplan.cli.schema import FOLDER
 from planner.errors import BadRequest

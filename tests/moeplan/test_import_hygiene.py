@@ -85,5 +85,11 @@ def test_a_plan_loads_no_other_report() -> None:
     others = ("calculator", "check", "compare", "costing", "fleet", "grid", "memory_report", "recommend", "verify")
     found = set(done.stderr.split())
     assert {f"planner.{name}" for name in (*others, "calibrate", "findings", "simulate")} & found == set()
-    assert {"hwdetect.bench.result", "hwdetect.detect", "hwdetect.serving", "moeplan.launch", "difflib"} & found == set()
+    assert {
+        "hwdetect.bench.result",
+        "hwdetect.detect",
+        "hwdetect.serving",
+        "moeplan.launch",
+        "difflib",
+    } & found == set()
     assert "planner.assemble" in found
