@@ -83,8 +83,8 @@ def reading_body(subject: Subject) -> Html:
     )
     lines = (
         "A range runs from its low to its high end; where one number stands, it is exact.",
-        "Fits: the engine starts with this context as its longest, the KV cache holds all requests at a time with their "
-        "input and output, and no device runs short even where everything uncertain goes badly.",
+        "Fits: the engine starts with this context as its longest, the KV cache holds all requests at a time with "
+        "their input and output, and no device runs short even where everything uncertain goes badly.",
         "Tight: the range of what is free straddles zero. It may start, and it may not.",
         "Short by: bytes that the device lacks in the best case.",
         "Speeds are those of the workload above; bound by says what limits most of the time: HBM is the GPU's memory.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final, TypeVar
 
 from pydantic import ValidationError
@@ -39,7 +40,8 @@ def _read(path: str, flag: str, kind: type[R], schema: str) -> R:
     if value.get("schema") != schema:
         raise BadRequest(f"{flag} {path}: not a {schema}; its schema is {shortened(str(value.get('schema')))}")
     try:
-        return kind.model_validate(value)
+        # As JSON: facts are strict, and a list is no tuple to them.
+        return kind.model_validate_json(json.dumps(value))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])[:120]

@@ -12,8 +12,8 @@ from moeplan.report.figures import (
     ORANGE,
     PINK,
     RED,
-    SKY,
     Chart,
+    Key,
     context_axis,
     drawn,
     figure,
@@ -22,7 +22,7 @@ from moeplan.report.figures import (
 )
 from moeplan.report.markup import Html, columns, el, joined, pairs, table
 from moeplan.text_numbers import gib, gib_span, plural
-from planner.kv_curve import KvCurves, KvForm
+from planner.kv_curve import KvCurves, KvForm, KvLoad
 from planner.plan import KvCache, WorkloadRef
 
 COLOURS: Final = (BLUE, ORANGE, GREEN, PINK)
@@ -35,17 +35,16 @@ FORMS: Final = {
     "mha": "MHA",
     "linear": "linear attention",
 }
-HEIGHT: Final = 380
+HEIGHT: Final = 340
 
 
 def kv_body(cache: KvCache, curves: KvCurves, work: WorkloadRef) -> Html:
     """The section's body."""
-    budget = gib_span(max(cache.budget_low_bytes_per_rank, 0), max(cache.budget_high_bytes_per_rank, 0))
     facts = pairs(
         (
             ("layout and format", f"{form_name(cache.layout)}, {cache.dtype}"),
             ("a token", f"{cache.bytes_per_token_per_rank:,.0f} bytes on every rank"),
-            ("room", f"{budget} GiB on a rank, which holds {cache.tokens:,} tokens"),
+            ("room", f"{_budget(cache)} GiB on a rank, which holds {cache.tokens:,} tokens"),
             ("needed", f"{cache.required_tokens:,} tokens for {plural(work.concurrency, 'request')} at a time"),
             (
                 "longest requests",
@@ -81,13 +80,8 @@ def load_chart(cache: KvCache, curves: KvCurves, work: WorkloadRef) -> Chart:
     contexts = [room.context for room in curves.room]
     traces = _room_band(cache, contexts)
     for place, load in enumerate(curves.loads):
-        named = plural(load.sequences, "sequence")
-        traces.append(
-            _line(
-                named + (" (as planned)" if load.sequences == work.concurrency else ""), place,
-                [point.context for point in load.points], [point.bytes for point in load.points],
-            )
-        )  # fmt: skip
+        sizes = [point.bytes for point in load.points]
+        traces.append(_line(_load_name(load, work), place, contexts, sizes))
     heads = columns(
         ">context, tokens",
         *[f">{plural(load.sequences, 'sequence')}, GiB" for load in curves.loads],
@@ -104,13 +98,24 @@ def load_chart(cache: KvCache, curves: KvCurves, work: WorkloadRef) -> Chart:
     at = next((room for room in curves.room if room.context == work.context), curves.room[0])
     longest = curves.room[-1]
     summary = (
-        f"Room for {gib_span(max(cache.budget_low_bytes_per_rank, 0), max(cache.budget_high_bytes_per_rank, 0))} GiB on "
-        f"a rank: {plural(at.sequences, 'sequence')} of {at.context:,} tokens, {longest.sequences:,} of "
-        f"{longest.context:,}."
+        f"Room for {_budget(cache)} GiB on a rank: {plural(at.sequences, 'sequence')} of {at.context:,} tokens, "
+        f"{longest.sequences:,} of {longest.context:,}."
     )
     drawing = figure(traces, HEIGHT, context_axis(contexts), _size_axis("KV cache on one rank, GiB", traces))
     title = "KV cache against context and concurrency"
-    return Chart("kv-load", title, summary, drawing, table(f"{title}, on one rank", heads, rows))
+    keys = [Key(_load_name(load, work), COLOURS[place], DASHES[place]) for place, load in enumerate(curves.loads)]
+    if cache.budget_low_bytes_per_rank > 0:
+        keys.append(Key("room on a rank", RED, "longdash"))
+    return Chart("kv-load", title, summary, drawing, table(f"{title}, on one rank", heads, rows), tuple(keys))
+
+
+def _budget(cache: KvCache) -> str:
+    return gib_span(max(cache.budget_low_bytes_per_rank, 0), max(cache.budget_high_bytes_per_rank, 0))
+
+
+def _load_name(load: KvLoad, work: WorkloadRef) -> str:
+    named = plural(load.sequences, "sequence")
+    return f"{named} (as planned)" if load.sequences == work.concurrency else named
 
 
 def _room_band(cache: KvCache, contexts: Sequence[int]) -> list[dict[str, Any]]:
@@ -125,14 +130,13 @@ def _room_band(cache: KvCache, contexts: Sequence[int]) -> list[dict[str, Any]]:
         "mode": "lines",
         "x": ends,
         "line": {"width": 0},
-        "showlegend": False,
         "hoverinfo": "skip",
     }
     return [
         {**edge, "y": [low / GIB] * 2},
         {**edge, "y": [high / GIB] * 2, "fill": "tonexty", "fillcolor": "rgba(213,94,0,0.25)"},
         {
-            **edge, "y": [cache.budget_bytes_per_rank / GIB] * 2, "name": "room on a rank", "showlegend": True,
+            **edge, "y": [cache.budget_bytes_per_rank / GIB] * 2, "name": "room on a rank",
             "line": {"color": RED, "width": 2, "dash": "longdash"}, "hovertext": hover, "hoverinfo": "text",
         },
     ]  # fmt: skip
@@ -156,7 +160,8 @@ def form_chart(forms: tuple[KvForm, ...]) -> Chart:
     title = "One sequence in this model's layout" + (", and beside it as GQA and MHA" if len(forms) > 1 else "")
     drawing = figure(traces, HEIGHT, context_axis(contexts), _size_axis("KV cache, all layers, GiB", traces))
     notes = joined([el("p", f"{name}: {form.note}", class_="faint") for name, form in zip(names, forms, strict=True)])
-    return Chart("kv-form", title, summary, drawing, joined([table(title, heads, rows), notes]))
+    keys = [Key(name, COLOURS[place % 4], DASHES[place % 4]) for place, name in enumerate(names)]
+    return Chart("kv-form", title, summary, drawing, joined([table(title, heads, rows), notes]), tuple(keys))
 
 
 def _named(form: KvForm, place: int) -> str:
@@ -175,13 +180,15 @@ def form_name(layout: str) -> str:
 
 
 def _line(name: str, place: int, contexts: Sequence[int], sizes: Sequence[int]) -> dict[str, Any]:
-    colour = (*COLOURS, SKY)[place % 5]
+    colour = COLOURS[place % 4]
     return {
         "type": "scatter", "mode": "lines+markers", "name": label(name), "x": list(contexts),
         "y": [size / GIB for size in sizes],
         "line": {"color": colour, "width": 2.5, "dash": DASHES[place % 4]},
         "marker": {"color": colour, "size": 7, "symbol": SYMBOLS[place % 4]},
-        "hovertext": [label(name, f"{tokens(at)} tokens: {gib(size, 2)} GiB") for at, size in zip(contexts, sizes, strict=True)],
+        "hovertext": [
+            label(name, f"{tokens(at)} tokens: {gib(size, 2)} GiB") for at, size in zip(contexts, sizes, strict=True)
+        ],
         "hoverinfo": "text",
     }  # fmt: skip
 

@@ -16,13 +16,13 @@ def launch_body(plan: Plan, candidate: Candidate) -> Html:
         deployment = deployment_of(plan, candidate, Wish())
     except BadRequest as error:
         return el("p", f"There is no command: {error}.")
-    serving = deployment.serving
+    engine, serving = candidate.engine, deployment.serving
     download = serving.download
     facts = pairs(
         (
             (
                 "engine",
-                f"{candidate.engine.name} {candidate.engine.version}: {' '.join(serving.packages) or serving.repository}",
+                f"{engine.name} {engine.version}: {' '.join(serving.packages) or serving.repository}",
             ),
             ("container image", deployment.image),
             (
@@ -69,5 +69,5 @@ def _command(deployment: Deployment, node: Node) -> Html:
     lines += command_lines(deployment.argv(node, deployment.host))
     code = el("code", verbatim("\n".join(lines)))
     return joined(
-        [el("h3", title), el("div", el("pre", code, tabindex=0, role="region", aria_label=title), class_="command")]
+        [el("h3", title), el("div", el("pre", code, tabindex=0, role="group", aria_label=title), class_="command")]
     )

@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 
 from moeplan.text_safe import printable
 
-VOID: Final = frozenset({"meta", "link", "br", "hr", "rect", "col"})
+VOID: Final = frozenset({"meta", "br"})
 _LINK: Final = re.compile(r"https://[!-~]+")
 _TRAILING: Final = ".,;:)"
-_UNBROKEN: Final = re.compile(r"(?<![\w-])(?:\d[\d.,]{0,11}(?:-\d[\d.,]{0,11}){1,2}|--[a-z][a-z-]{0,24})(?![\w-])")
-"""Ranges, dates and flags, which a line must not end in the middle of."""
+_UNBROKEN: Final = re.compile(r"(?<![\w/.-])(?=[\w.,-]{3,26}(?![\w/.,-]))(?:--)?\w[\w.,]*(?:-[\w.,]+)*(?![\w/-])")
+"""Short words with hyphens: ranges, dates, flags and keys, which a line must not end in the middle of."""
 
 
 class Html(str):
@@ -32,7 +32,7 @@ def text(value: str) -> Html:
 
 
 def flowing(value: str) -> Html:
-    """Text of a paragraph: ranges, dates and flags stay on one line.
+    """Text of a paragraph: short words with hyphens stay on one line.
 
     >>> print(flowing("12-16 of <b>"))
     <span class="nb">12-16</span> of &lt;b&gt;
@@ -40,15 +40,17 @@ def flowing(value: str) -> Html:
     parts: list[Html] = []
     end = 0
     for found in _UNBROKEN.finditer(value):
+        if "-" not in found[0]:
+            continue
         parts += [text(value[end : found.start()]), Html(f'<span class="nb">{text(found[0])}</span>')]
         end = found.end()
     return Html("".join([*parts, text(value[end:])]))
 
 
-def joined(children: Iterable[Child], between: Html = Html("")) -> Html:
+def joined(children: Iterable[Child], between: Html | None = None) -> Html:
     """Children one after the other; None is left out."""
     kept = [child if isinstance(child, Html) else flowing(child) for child in children if child is not None]
-    return Html(between.join(kept))
+    return Html((between or "").join(kept))
 
 
 def el(name: str, /, *children: Child, **attributes: Attribute) -> Html:
@@ -102,14 +104,17 @@ def columns(*names: str) -> tuple[Column, ...]:
 def table(caption: str, heads: Sequence[Column], rows: Iterable[Sequence[Child]], *, stack: bool = False) -> Html:
     """A table whose first column names the row. It scrolls in itself; with ``stack`` a phone shows rows as cards."""
     header = el("tr", *[el("th", head.name, scope="col", class_="n" if head.number else None) for head in heads])
-    body = [el("tr", *[_cell(heads[place], cell, place) for place, cell in enumerate(row)]) for row in rows]
+    body = [el("tr", *[_cell(heads[place], cell, place, stack) for place, cell in enumerate(row)]) for row in rows]
     drawn = el(
         "table", el("caption", caption), el("thead", header), el("tbody", *body), class_="stack" if stack else None
     )
-    return el("div", drawn, class_="scroll", tabindex=0, role="region", aria_label=caption)
+    return el("div", drawn, class_="scroll", tabindex=0, role="group", aria_label=caption)
 
 
-def _cell(head: Column, cell: Child, place: int) -> Html:
+def _cell(head: Column, cell: Child, place: int, stack: bool) -> Html:
+    if stack and cell and place:
+        # As one element it is one cell of the card's grid.
+        cell = el("div", cell)
     attributes: dict[str, Attribute] = {"class_": "n" if head.number else None, "data_label": head.name}
     return el("td", cell, **attributes) if place else el("th", cell, scope="row", **attributes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from moeplan.report.figures import BLUE, GREEN, GREY, ORANGE, PINK, Chart, drawn, figure, label
+from moeplan.report.figures import BLUE, GREEN, GREY, ORANGE, PINK, RED, Chart, Key, drawn, figure, label
 from moeplan.report.markup import Html, columns, details, el, joined, linked, table, text
 from moeplan.text_ledger import alike
 from moeplan.text_numbers import gib, gib_span, plural
@@ -16,6 +16,12 @@ KINDS: Final = (
     ("compute", "compute buffers", GREEN, "#ffffff"),
     ("overhead", "overhead", PINK, "#1b1b1b"),
 )
+FREE: Final = "rgba(128,138,148,0.22)"
+FULL: Final = {
+    "type": "line", "x0": 100, "x1": 100, "yref": "paper", "y0": 0, "y1": 1,
+    "line": {"color": RED, "width": 2, "dash": "dash"},
+}  # fmt: skip
+"""All that the engine may use, drawn where the ledger may exceed it."""
 ROW_PX: Final = 58
 LABELLED: Final = 6.0
 """Percent of the bar from which a part has room for its size."""
@@ -49,6 +55,7 @@ def memory_chart(memory: Memory) -> Chart:
     rows = [(place, device) for place, device in alike(memory) if device.usable_bytes > 0]
     names = [label(place, _short(device.name)) for place, device in rows]
     traces: list[dict[str, Any]] = []
+    ends = [0.0 for _ in rows]
     for kind, name, colour, ink in KINDS:
         sizes = [_size(device, kind) for _, device in rows]
         shares = [_percent(size, device) for size, (_, device) in zip(sizes, rows, strict=True)]
@@ -56,7 +63,12 @@ def memory_chart(memory: Memory) -> Chart:
             label(f"{place}: {name}", f"{gib(size, 2)} GiB of {gib(device.usable_bytes, 1)} GiB")
             for size, (place, device) in zip(sizes, rows, strict=True)
         ]
-        texts = [gib(size) if share >= LABELLED else "" for size, share in zip(sizes, shares, strict=True)]
+        middles = [end + share / 2 for end, share in zip(ends, shares, strict=True)]
+        ends = [end + share for end, share in zip(ends, shares, strict=True)]
+        texts = [
+            gib(size) if share >= LABELLED and middle + LABELLED / 2 <= _least(device) else ""
+            for size, share, middle, (_, device) in zip(sizes, shares, middles, rows, strict=True)
+        ]
         traces.append(
             _bars(name, names, shares, hover, texts, {"color": colour, "line": {"color": "#ffffff", "width": 1}}, ink)
         )
@@ -66,20 +78,24 @@ def memory_chart(memory: Memory) -> Chart:
         _bars(
             "free", names, [_percent(size, device) for size, (_, device) in zip(free, rows, strict=True)],
             [label(f"{place}: free", f"{span} GiB") for (place, _), span in zip(rows, spans, strict=True)],
-            [""] * len(rows), {"color": "rgba(128,138,148,0.16)", "line": {"color": GREY, "width": 1}}, GREY,
+            [""] * len(rows), {"color": FREE, "line": {"color": GREY, "width": 1}}, GREY,
         )
     )  # fmt: skip
     traces += [_uncertainty(names, [device for _, device in rows]), _free_labels(names, [device for _, device in rows])]
     widest = max([100.0, *[_percent(device.usable_bytes - device.free_low_bytes, device) for _, device in rows]])
     drawing = figure(
         traces,
-        130 + ROW_PX * len(rows),
+        76 + ROW_PX * len(rows),
         {"title": "share of the memory that the engine may use, %", "range": [0, widest * 1.02]},
         {"autorange": "reversed"},
         barmode="stack",
         bargap=0.35,
+        shapes=[FULL] if widest > 100 else [],
     )
-    return Chart("memory", "Memory of every device", _said(rows), drawing, memory_table(memory))
+    drawing["narrow"]["yaxis"] |= {"tickvals": names, "ticktext": [label(place) for place, _ in rows]}
+    keys = [Key(name, colour) for _, name, colour, _ in KINDS]
+    keys += [Key("free", FREE), Key("range of the sum", GREY, "whisker")]
+    return Chart("memory", "Memory of every device", _said(rows), drawing, memory_table(memory), tuple(keys))
 
 
 def _bars(
@@ -88,7 +104,8 @@ def _bars(
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "type": "bar", "orientation": "h", "name": name, "x": shares, "y": names, "marker": marker, "text": texts,
-        "textposition": "inside", "insidetextanchor": "middle", "textangle": 0, "constraintext": "none", "textfont": {"color": ink},
+        "textposition": "inside", "insidetextanchor": "middle", "textangle": 0, "constraintext": "none",
+        "textfont": {"color": ink},
         "hovertext": hover, "hoverinfo": "text",
     }  # fmt: skip
 
@@ -96,7 +113,7 @@ def _bars(
 def _uncertainty(names: list[str], devices: list[DeviceMemory]) -> dict[str, Any]:
     """Whiskers from the least to the most that the ledger may take."""
     middle = [_percent(device.usable_bytes - device.free_bytes, device) for device in devices]
-    least = [_percent(device.usable_bytes - device.free_high_bytes, device) for device in devices]
+    least = [_least(device) for device in devices]
     most = [_percent(device.usable_bytes - device.free_low_bytes, device) for device in devices]
     return {
         "type": "scatter", "mode": "markers", "name": "range of the sum", "x": middle, "y": names,
@@ -115,19 +132,27 @@ def _free_labels(names: list[str], devices: list[DeviceMemory]) -> dict[str, Any
     shares = [_percent(max(device.free_low_bytes, 0), device) for device in devices]
     texts = [f"{gib_span(device.free_low_bytes, device.free_high_bytes)} free" for device in devices]
     return {
-        "type": "scatter", "mode": "text", "y": names, "x": [100 - share / 2 for share in shares],
+        "type": "scatter", "mode": "text", "meta": "wide", "y": names, "x": [100 - share / 2 for share in shares],
         "text": [said if share >= 3 * LABELLED else "" for said, share in zip(texts, shares, strict=True)],
-        "showlegend": False, "hoverinfo": "skip",
+        "hoverinfo": "skip",
     }  # fmt: skip
 
 
 def _said(rows: list[tuple[str, DeviceMemory]]) -> str:
     parts = [
-        f"{place} holds {gib(device.weights_bytes)} GiB of weights and {gib(device.kv_cache_bytes)} GiB of KV cache, "
-        f"with {gib_span(device.free_low_bytes, device.free_high_bytes)} of {gib(device.usable_bytes)} GiB free"
+        f"{place} holds {gib(device.weights_bytes)} GiB of weights"
+        + (f" and {gib(device.kv_cache_bytes)} GiB of KV cache" if device.kv_cache_bytes else "")
+        + f", {_left(device)}"
         for place, device in rows
     ]
     return "; ".join(parts) + "."
+
+
+def _left(device: DeviceMemory) -> str:
+    usable = gib(device.usable_bytes)
+    if device.free_high_bytes < 0:
+        return f"which is {gib_span(-device.free_high_bytes, -device.free_low_bytes)} GiB more than its {usable}"
+    return f"with {gib_span(device.free_low_bytes, device.free_high_bytes)} of {usable} GiB free"
 
 
 def memory_table(memory: Memory) -> Html:
@@ -175,6 +200,11 @@ def entry_size(entry: LedgerEntry) -> Html:
 def _size(device: DeviceMemory, kind: str) -> int:
     size: int = getattr(device, f"{kind}_bytes")
     return size
+
+
+def _least(device: DeviceMemory) -> float:
+    """Percent of its memory that the ledger takes when everything uncertain goes well."""
+    return _percent(device.usable_bytes - device.free_high_bytes, device)
 
 
 def _percent(size: int, device: DeviceMemory) -> float:

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from moeplan.report.figures import BLUE, ORANGE, Chart, drawn, figure, label
+from moeplan.report.figures import BLUE, ORANGE, Chart, Key, drawn, figure, label
 from moeplan.report.markup import Html, bullets, columns, el, joined, linked, pairs, table
 from moeplan.text_cost import billions, cents, dollars, money
 from planner.cost_report import ApiWay, CostReport, LocalWay
 from planner.plan import Cost, Range
 
 ROW_PX = 40
-VERDICTS = {
-    "api": "An API is cheaper.",
-    "local": "The own machine is cheaper.",
-    "depends": "It depends.",
-    "undetermined": "Not decided.",
-}
 
 
 class Offer(NamedTuple):
@@ -37,11 +31,13 @@ def cost_body(report: CostReport | None, why_not: str, rent: Cost | None) -> Htm
         (
             (
                 "a request",
-                f"{mix.input_tokens:,} input and {mix.output_tokens:,} output tokens, {mix.cached_share:.0%} of the input cached",
+                f"{mix.input_tokens:,} input and {mix.output_tokens:,} output tokens, "
+                f"{mix.cached_share:.0%} of the input cached",
             ),
             (
                 "volume",
-                f"{report.tokens_per_month / 1e9:,.3g} billion tokens a month, {report.utilization:.0%} of what the machine can do",
+                f"{report.tokens_per_month / 1e9:,.3g} billion tokens a month, "
+                f"{report.utilization:.0%} of what the machine can do",
             ),
             ("the machine can do", f"{billions(report.capacity_tokens_per_month)} billion tokens a month, always busy"),
             ("compared on", report.computed_on),
@@ -49,7 +45,7 @@ def cost_body(report: CostReport | None, why_not: str, rent: Cost | None) -> Htm
     )
     return joined(
         [
-            el("p", el("strong", VERDICTS[report.verdict]), " ", report.why + ".", class_="lead"),
+            el("p", f"{report.why[:1].upper()}{report.why[1:]}.", class_="lead"),
             rented,
             asked,
             drawn(cost_chart(report)) if report.local or report.api else None,
@@ -79,21 +75,23 @@ def cost_chart(report: CostReport) -> Chart:
     ]
     names = [label(*_broken(offer.name)) for offer in offers]
     hover = [label(offer.name, f"{cents(offer.price)} dollars per million tokens") for offer in offers]
+    signs = ["square" if offer.own else "circle" for offer in offers]
     colours = [ORANGE if offer.own else BLUE for offer in offers]
     traces: list[dict[str, Any]] = [
         {
             "type": "scatter", "mode": "markers", "x": [offer.price.expected for offer in offers], "y": names,
-            "marker": {"color": colours, "size": 12, "symbol": ["square" if offer.own else "circle" for offer in offers]},
+            "marker": {"color": colours, "size": 12, "symbol": signs},
             "error_x": {
                 "type": "data", "symmetric": False, "thickness": 3, "width": 6, "color": ORANGE,
                 "array": [offer.price.high - offer.price.expected for offer in offers],
                 "arrayminus": [offer.price.expected - offer.price.low for offer in offers],
             },
-            "hovertext": hover, "hoverinfo": "text", "showlegend": False,
+            "hovertext": hover, "hoverinfo": "text",
         }
     ]  # fmt: skip
     drawing = figure(
-        traces, 90 + ROW_PX * len(offers), {"title": "dollars per million tokens, input and output", "rangemode": "tozero"},
+        traces, 90 + ROW_PX * len(offers), 
+        {"title": "dollars per million tokens, input and output", "rangemode": "tozero"},
         {"autorange": "reversed"},
     )  # fmt: skip
     own = [f"{offer.name} {cents(offer.price)}" for offer in offers if offer.own]
@@ -103,7 +101,8 @@ def cost_chart(report: CostReport) -> Chart:
     rows = [(offer.name, cents(offer.price)) for offer in offers]
     title = "Dollars per million tokens"
     heads = columns("way", ">dollars per million tokens")
-    return Chart("cost", title, summary, drawing, table(title, heads, rows))
+    keys = (Key("own machine, low to high", ORANGE), Key("API", BLUE, "disc"))
+    return Chart("cost", title, summary, drawing, table(title, heads, rows), keys)
 
 
 def _broken(name: str) -> tuple[str, ...]:
@@ -134,12 +133,12 @@ def _locals(ways: tuple[LocalWay, ...]) -> Html:
         "price of, source",
     )  # fmt: skip
     counted = [
-        joined([f"{way.kind}, {term.what}: {dollars(term.usd_per_month)} a month, {term.note}"])
+        joined([f"{way.name}: {term.what} {dollars(term.usd_per_month)} a month, {term.note}"])
         for way in ways
         for term in way.terms
         if term.usd_per_month is not None
     ]
-    left_out = [joined([f"{way.kind}, not counted: {each}"]) for way in ways for each in way.left_out]
+    left_out = [joined([f"{way.name}, not counted: {each}"]) for way in ways for each in way.left_out]
     return joined([table("The own machine", heads, rows, stack=True), bullets([*counted, *left_out])])
 
 

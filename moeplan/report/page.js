@@ -1,7 +1,10 @@
 "use strict";
 (() => {
   // Without the library the figures of every chart stand in their tables.
-  if (typeof Plotly === "undefined") return;
+  if (typeof Plotly === "undefined") {
+    document.documentElement.dataset.charts = "missing";
+    return;
+  }
   const config = { displayModeBar: false, showTips: false, doubleClick: false, staticPlot: false };
   const charts = JSON.parse(document.getElementById("charts").textContent);
 
@@ -13,13 +16,25 @@
     }
   };
 
+  // Narrow screens have axes of their own, and what is written in bars for wide ones is left out.
+  const NARROW = 520;
+  const suited = (figure, width) => {
+    const narrow = width < NARROW;
+    for (const trace of figure.data) if (trace.meta === "wide") trace.visible = !narrow;
+    const layout = structuredClone(figure.layout);
+    if (narrow) for (const [axis, more] of Object.entries(figure.narrow)) Object.assign(layout[axis], more);
+    layout.width = width;
+    return layout;
+  };
+
   const draw = async (name, figure) => {
     const place = document.getElementById(`plot-${name}`);
-    place.hidden = false;
+    const picture = place.parentElement;
+    picture.hidden = false;
     try {
-      await Plotly.newPlot(place, figure.data, figure.layout, config);
+      await Plotly.newPlot(place, figure.data, suited(figure, place.clientWidth), config);
     } catch (error) {
-      place.hidden = true;
+      picture.hidden = true;
       throw error;
     }
     place.on("plotly_afterplot", () => fit(place));
@@ -31,7 +46,7 @@
     new ResizeObserver(() => {
       if (place.clientWidth === width || place.clientWidth === 0 || matchMedia("print").matches) return;
       width = place.clientWidth;
-      Plotly.Plots.resize(place);
+      Plotly.react(place, figure.data, suited(figure, width), config);
     }).observe(place);
   };
 

@@ -65,7 +65,7 @@ def page(subject: Subject, *, cdn: bool) -> str:
         _header(subject, name),
         _contents(sections),
         el("main", *[_drawn(section) for section in sections], id="content", tabindex=-1),
-        _footer(subject),
+        _footer(subject, cdn=cdn and bool(charts)),
         Html(f'<script type="application/json" id="charts">{data(charts)}</script>') if charts else None,
         *_stand_ins(charts),
         *scripts,
@@ -125,8 +125,8 @@ def _rejected_chart(subject: Subject) -> Chart | None:
 def _header(subject: Subject, name: str) -> Html:
     candidate = subject.candidate
     verdict = candidate.verdict if candidate is not None else "no"
-    words = {"fits": "fits", "tight": "tight", "no": "nothing fits"}
-    of = f"Rank {candidate.rank}: {title(candidate)}" if candidate is not None else "No candidate"
+    words = {"fits": "fits", "tight": "tight", "no": "does not fit"}
+    of = f"Rank {candidate.rank}: {title(candidate)}" if candidate is not None else ""
     return el(
         "header",
         el("p", "moeplan report", class_="kind"),
@@ -148,10 +148,14 @@ def _drawn(section: Section) -> Html:
     return el("section", el("h2", section.title, id=head), section.body, id=section.name, aria_labelledby=head)
 
 
-def _footer(subject: Subject) -> Html:
+def _footer(subject: Subject, *, cdn: bool) -> Html:
     made = f"Written by {subject.generated_by} on {subject.today.isoformat()}."
     plan = f"The plan was made by {subject.plan.generated_by}."
-    whole = "This file is complete in itself: it loads nothing and sends nothing."
+    whole = (
+        "Its charts are drawn by a library that it loads; without the network, their figures stand in tables."
+        if cdn
+        else "This file is complete in itself: it loads nothing and sends nothing."
+    )
     return el("footer", el("p", f"{made} {plan} {whole}"))
 
 

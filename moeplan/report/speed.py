@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from moeplan.report.figures import BLUE, GREEN, GREY, ORANGE, Chart, drawn, figure, label
+from moeplan.report.figures import BLUE, GREEN, GREY, ORANGE, Chart, Key, drawn, figure, label
 from moeplan.report.markup import Html, bar, columns, details, el, joined, linked, pairs, table
 from moeplan.text_ledger import tightest
 from moeplan.text_numbers import gib_span, plural, span, span_of
@@ -53,7 +53,7 @@ def speed_chart(candidates: Sequence[Candidate], chosen: Candidate) -> Chart:
     names = [candidate_label(candidate) for candidate in candidates]
     rates = [candidate.performance.decode_tokens_per_s_per_request for candidate in candidates]
     hover = [
-        label(f"rank {candidate.rank}: {span_of(rate)} tokens/s for each request", f"expected {rate.expected:,.3g}")
+        label(f"rank {candidate.rank}: {span_of(rate)} tokens/s for each request", f"expected {short(rate.expected)}")
         for candidate, rate in zip(candidates, rates, strict=True)
     ]
     colours = [BLUE if candidate.rank == chosen.rank else GREY for candidate in candidates]
@@ -64,21 +64,27 @@ def speed_chart(candidates: Sequence[Candidate], chosen: Candidate) -> Chart:
             "marker": {"color": colours}, "hovertext": hover, "hoverinfo": "text",
         },
         {
-            "type": "scatter", "mode": "markers", "name": "expected", "y": names, "x": [rate.expected for rate in rates],
+            "type": "scatter", "mode": "markers", "name": "expected", "y": names,
+            "x": [rate.expected for rate in rates],
             "marker": {"symbol": "diamond", "size": 11, "color": ORANGE, "line": {"color": "#1b1b1b", "width": 1}},
             "hovertext": hover, "hoverinfo": "text",
         },
     ]  # fmt: skip
     drawing = figure(
-        traces, 110 + ROW_PX * len(names), {"title": "output tokens per second of one request", "rangemode": "tozero"},
+        traces, 70 + ROW_PX * len(names), {"title": "output tokens per second of one request", "rangemode": "tozero"},
         {"autorange": "reversed"}, bargap=0.55,
     )  # fmt: skip
     rate = chosen.performance.decode_tokens_per_s_per_request
     summary = (
-        f"Rank {chosen.rank} gives {span_of(rate)} tokens per second, {rate.expected:,.3g} expected; "
+        f"Rank {chosen.rank} gives {span_of(rate)} tokens per second, {short(rate.expected)} expected; "
         f"{plural(len(candidates), 'candidate')} from low to high."
     )
-    return Chart("speed", "Speed of every candidate", summary, drawing, ranges_table(candidates))
+    keys = (
+        Key(f"rank {chosen.rank}, low to high", BLUE),
+        *([Key("other candidates", GREY)] if len(candidates) > 1 else []),
+        Key("expected", ORANGE, "diamond"),
+    )
+    return Chart("speed", "Speed of every candidate", summary, drawing, ranges_table(candidates), keys)
 
 
 def candidate_label(candidate: Candidate) -> str:
@@ -193,7 +199,7 @@ def pareto_chart(points: Sequence[ParetoPoint]) -> Chart:
     """The front of throughput per GPU against speed per user."""
     hover = [
         label(
-            f"{point.tokens_per_s_per_user:,.3g} tokens/s a user, {point.tokens_per_s_per_gpu:,.3g} a GPU",
+            f"{short(point.tokens_per_s_per_user)} tokens/s a user, {short(point.tokens_per_s_per_gpu)} a GPU",
             f"{plural(point.concurrency, 'request')} at a time: {_layout(point)}",
         )
         for point in points
@@ -206,23 +212,24 @@ def pareto_chart(points: Sequence[ParetoPoint]) -> Chart:
             "text": [f"{point.concurrency:,}" for point in points], "textposition": "top right",
             "line": {"color": GREEN, "width": 2}, "cliponaxis": False,
             "marker": {"color": GREEN, "size": 9, "line": {"color": "#ffffff", "width": 1}},
-            "hovertext": hover, "hoverinfo": "text", "showlegend": False,
+            "hovertext": hover, "hoverinfo": "text",
         }
     ]  # fmt: skip
     drawing = figure(
         traces, 360, {"title": "output tokens per second of one user", "rangemode": "tozero"},
         {"title": "output tokens per second of one GPU", "rangemode": "tozero"},
     )  # fmt: skip
-    fastest, fullest = points[0], points[-1]
+    ends = [
+        f"{short(one.tokens_per_s_per_user)} for a user and {short(one.tokens_per_s_per_gpu)} a GPU" for one in points
+    ]
     summary = (
-        f"From {fastest.tokens_per_s_per_user:,.3g} tokens per second for a user, {fastest.tokens_per_s_per_gpu:,.3g} a "
-        f"GPU, to {fullest.tokens_per_s_per_user:,.3g} for a user, {fullest.tokens_per_s_per_gpu:,.3g} a GPU. Numbers at "
-        "the points are requests at a time; no other layout gives more of both."
+        f"Output tokens per second: {' to '.join(dict.fromkeys((ends[0], ends[-1])))}. Numbers at the points are "
+        "requests at a time; no other layout gives more of both."
     )
     rows = [
         (
             f"{point.concurrency:,}",
-            f"{point.tokens_per_s_per_user:,.3g}",
+            short(point.tokens_per_s_per_user),
             short(point.tokens_per_s_per_gpu),
             short(point.total_tokens_per_s_per_gpu),
             span_of(point.tpot_s, 1e3),

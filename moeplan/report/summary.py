@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from moeplan.report.markup import Html, bullets, columns, el, joined, pairs, table
+from formulas.units import GB
+from moeplan.report.markup import Html, bullets, columns, el, joined, linked, pairs, table
 from moeplan.report.memory import entry_size
 from moeplan.report.subject import Subject
 from moeplan.text_ledger import alike, tightest
-from moeplan.text_numbers import gib, gib_span, plural, span_of
+from moeplan.text_numbers import gib_span, plural, span_of
 from moeplan.text_plan import layout
 from moeplan.text_rejections import best_remedy
 from planner.plan import Candidate, LedgerEntry, Memory, Plan, WorkloadRef
@@ -26,7 +27,9 @@ def sentence(subject: Subject) -> str:
     if candidate is None:
         nearest = best_remedy(plan.rejected)
         near = f" Nearest: {nearest}" if nearest else " No engine applies."
-        return f"Nothing that was tried runs {plan.model.name} on {plan.hardware.description} with this work.{near}"
+        one = plan.search.evaluated == 1
+        said = "The configuration that was asked for does not run" if one else "Nothing that was tried runs"
+        return f"{said} {plan.model.name} on {plan.hardware.description} with this work.{near}"
     speed, work, release = candidate.performance, plan.workload, candidate.quantization
     device = tightest(candidate.memory)
     free = (
@@ -37,10 +40,16 @@ def sentence(subject: Subject) -> str:
     starts = {"fits": "fits", "tight": "may just fit", "no": "does not fit"}[candidate.verdict]
     return (
         f"Run {plan.model.name} in {release.name} by {release.publisher} on {candidate.engine.name} "
-        f"{candidate.engine.version}, {layout(candidate)}: it {starts}{free}, and each of "
-        f"{plural(work.concurrency, 'request')} at a time gets "
+        f"{candidate.engine.version}, {layout(candidate)}: it {starts}{free}, and {_of_requests(candidate, work)} gets "
         f"{span_of(speed.decode_tokens_per_s_per_request)} tokens per second."
     )
+
+
+def _of_requests(candidate: Candidate, work: WorkloadRef) -> str:
+    running = candidate.performance.effective_concurrency
+    if running < work.concurrency:
+        return f"each of about {running:,.3g} requests that run at a time ({work.concurrency:,} are asked for)"
+    return f"each of {work.concurrency:,} requests at a time" if work.concurrency > 1 else "the one request at a time"
 
 
 def tiles(candidate: Candidate) -> Html:
@@ -107,6 +116,8 @@ def bounds_text(work: WorkloadRef) -> str:
 def searched_text(plan: Plan) -> str:
     """How many configurations there were."""
     search = plan.search
+    if search.evaluated == 1:
+        return "exactly the configuration that was asked for"
     return (
         f"{search.evaluated:,} configurations: {search.fitting:,} fit, {search.tight:,} are tight, "
         f"{search.rejected:,} do not fit; ranked by the {plan.objective} objective"
@@ -117,19 +128,20 @@ def risk_body(candidate: Candidate) -> Html:
     """The verdict, its reasons, warnings, and which parts of the memory are least sure."""
     release = candidate.quantization
     uncertain = uncertain_entries(candidate.memory)
-    quality = [candidate.quality.note] if candidate.quality.note else []
+    quality: list[Html | str] = [candidate.quality.note] if candidate.quality.note else []
     for fact in candidate.quality.facts:
         baseline = f" against {fact.baseline:g}" if fact.baseline is not None else ""
-        quality.append(f"{fact.metric} {fact.value:g}{baseline} ({fact.suite}; {fact.source})")
+        quality.append(linked(f"{fact.metric} {fact.value:g}{baseline} ({fact.suite}; {fact.source})"))
     facts = pairs(
         (
             ("why", candidate.why),
             (
                 "weights",
-                f"{release.bytes / 1e9:,.2f} GB, {release.evidence}, {release.release or 'published by nobody that is known'}",
+                f"{release.bytes / GB:,.2f} GB, {release.evidence}, "
+                f"{release.release or 'published by nobody that is known'}",
             ),
             ("speed is", f"{candidate.performance.evidence}, bound by {candidate.performance.bound_by}"),
-            ("quality", "; ".join(quality)),
+            ("quality", joined(quality, Html("; ")) if quality else None),
         )
     )
     said = el(
@@ -162,8 +174,3 @@ def uncertain_entries(memory: Memory) -> list[tuple[str, LedgerEntry]]:
         if entry.high_bytes > entry.low_bytes
     ]
     return sorted(found, key=lambda one: one[1].low_bytes - one[1].high_bytes)[:MOST_UNCERTAIN]
-
-
-def short_text(short_by: int | None) -> str:
-    """Bytes that are missing, in GiB; empty where it is not a matter of memory."""
-    return gib(short_by) if short_by else ""
