@@ -92,7 +92,11 @@ def narrowed(more: Figure) -> Figure:
     title = str(more.get("title", ""))
     half = title.find(" ", len(title) // 2 - 4) if len(title) > BREAKS else -1
     lines = (title,) if half < 0 else (title[:half], title[half + 1 :])
-    return {"tickangle": 0, "tickfont": {"size": 11}, "title": {"text": label(*lines), "standoff": 8}}
+    return {
+        "tickangle": 0,
+        "tickfont": {"size": 11},
+        "title": {"text": label(*lines), "standoff": 8, "font": {"size": 12}},
+    }
 
 
 def figure(traces: Sequence[dict[str, Any]], height: int, x: Figure, y: Figure, **layout: Any) -> Figure:  # noqa: ANN401
@@ -121,7 +125,7 @@ def figure(traces: Sequence[dict[str, Any]], height: int, x: Figure, y: Figure, 
 def axis(more: Figure) -> Figure:
     """An axis that makes room for its labels."""
     title = more.get("title")
-    named = {"title": {"text": label(title), "standoff": 12}} if title else {}
+    named = {"title": {"text": label(title), "standoff": 12, "font": {"size": 13}}} if title else {}
     return {"automargin": True, "fixedrange": True, "zeroline": False, "ticks": "", **more, **named}
 
 

@@ -1,4 +1,4 @@
-"""KV caches over the context: the plan's own figures at its context, every layout to the byte, and what is not drawn."""
+"""KV caches over the context: the plan's figures at its own, every layout to the byte, and what is not drawn."""
 
 from __future__ import annotations
 
