@@ -61,7 +61,7 @@ def kv_curves(plan: Plan, candidate: Candidate, model: ModelSpec | None) -> KvCu
     contexts = curve_contexts(plan.model.max_context, plan.workload.context)
     cache = candidate.kv_cache
     even = cache.bytes_per_token_per_rank > 0 and (model is None or grows_evenly(model))
-    replicas = candidate.parallel.dp
+    replicas = max(candidate.parallel.dp, 1)
     asked = plan.workload.concurrency
     loads = tuple(
         [_load(cache, count, replicas, contexts) for count in dict.fromkeys((1, asked, asked * MORE_SEQUENCES))]
@@ -78,7 +78,7 @@ def curve_contexts(longest: int, asked: int) -> tuple[int, ...]:
     (4096, 8192, 10000, 16384, 32768)
     """
     doubled = [SHORTEST << step for step in range(longest.bit_length()) if SHORTEST << step < longest]
-    return tuple(sorted({*doubled, asked, longest}))
+    return tuple(sorted({context for context in (*doubled, asked, longest) if context > 0}))
 
 
 def grows_evenly(model: ModelSpec) -> bool:

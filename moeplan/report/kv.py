@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil, floor, log10
 from typing import Any, Final
 
 from formulas.units import GIB
@@ -195,8 +196,6 @@ def _line(name: str, place: int, contexts: Sequence[int], sizes: Sequence[int]) 
 
 def _size_axis(title: str, traces: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """GiB on a logarithmic scale with a tick at every power of ten within the data."""
-    values = [value for trace in traces for value in trace["y"] if value > 0]
-    first = next(power for power in range(-9, 12) if 10.0**power * 10 > min(values, default=1.0))
-    last = next(power for power in range(first + 1, 15) if 10.0**power >= max(values, default=1.0))
-    ticks = [10.0**power for power in range(first, last + 1)]
+    values = [value for trace in traces for value in trace["y"] if value > 0] or [1.0]
+    ticks = [10.0**power for power in range(floor(log10(min(values))), ceil(log10(max(values))) + 1)]
     return {"title": title, "type": "log", "tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}

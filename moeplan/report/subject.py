@@ -43,13 +43,24 @@ def subject_of(
     """The subject of a rank. Raises ``BadRequest`` where the plan has others."""
     candidate = _ranked(plan, rank)
     no_cost = ""
-    if cost is None and candidate is not None:
+    if cost is None and candidate is not None and not _has_rates(plan, candidate):
+        no_cost = "the plan has lengths, times or shares that no machine has"
+    elif cost is None and candidate is not None:
         try:
             cost = cost_report(plan, candidate, known_prices(), Assumptions(), today, GENERATED_BY)
         except Undetermined as error:
             no_cost = str(error)
     curves = kv_curves(plan, candidate, _model_of(plan)) if candidate is not None else None
     return Subject(plan, candidate, curves, cost, no_cost, check, bench, today, GENERATED_BY)
+
+
+def _has_rates(plan: Plan, candidate: Candidate) -> bool:
+    """Whether what a month serves can be told: a plan may come from anywhere."""
+    work, speed = plan.workload, candidate.performance
+    times = [getattr(each, end) for each in (speed.ttft_s, speed.tpot_s) for end in ("low", "expected", "high")]
+    if min(work.concurrency, work.input_tokens, work.output_tokens, *times) <= 0:
+        return False
+    return 0 <= work.prefix_cache_hit_rate <= 1 and all(device.index >= 0 for device in candidate.memory.devices)
 
 
 def _ranked(plan: Plan, rank: int) -> Candidate | None:

@@ -11,7 +11,7 @@ from hashlib import sha256
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import plotly.graph_objects as go
 import pytest
@@ -27,7 +27,7 @@ from planner.cost_report import CostReport
 from planner.costing import Assumptions, cost_report
 from planner.errors import BadRequest
 from planner.findings import CHECK_SCHEMA, CheckReport, Finding
-from planner.plan import Plan
+from planner.plan import Plan, Record
 from profiles.prices import ApiPrice, CloudPrice, Prices
 
 Golden = Callable[[str, str], None]
@@ -286,19 +286,21 @@ def poisoned(value: Any, keep: frozenset[str]) -> Any:  # noqa: ANN401
     return value + HOSTILE if isinstance(value, str) else value
 
 
+R = TypeVar("R", bound=Record)
 KEPT = frozenset({
     "schema", "kind", "evidence", "status", "verdict", "source", "routing", "launch", "counts", "ended", "clock",
     "series", "cheaper", "what", "inventory",
 })  # fmt: skip
 
 
+def hostile(one: R) -> R:
+    """The same object, read back with something hostile in its texts."""
+    return type(one).model_validate_json(json.dumps(poisoned(json.loads(one.model_dump_json(by_alias=True)), KEPT)))
+
+
 def test_nothing_of_a_plan_becomes_markup(plan: Plan, check: CheckReport, bench: BenchReport, cost: CostReport) -> None:
     clean = page_of(plan, check=check, bench=bench, cost=cost)
-    bad_plan, bad_check, bad_bench, bad_cost = (
-        type(one).model_validate_json(json.dumps(poisoned(json.loads(one.to_json()), KEPT)))
-        for one in (plan, check, bench, cost)
-    )
-    html = report_html(bad_plan, check=bad_check, bench=bad_bench, cost=bad_cost, today=TODAY)
+    html = report_html(hostile(plan), check=hostile(check), bench=hostile(bench), cost=hostile(cost), today=TODAY)
     page = Page(html)
     assert page.text.count("alert(1)") > 100, "it is shown as what it is"
     tags = [tag for tag, _ in page.elements]
@@ -315,6 +317,21 @@ def test_a_command_that_no_file_should_hold_is_not_shown(plan: Plan) -> None:
     launch = first.launch.model_copy(update={"argv": ("vllm", "serve", "a\nrm -rf /")})
     bad = plan.model_copy(update={"candidates": (first.model_copy(update={"launch": launch}),)})
     assert "the plan's command holds a control character" in page_of(bad).text
+
+
+def test_a_plan_without_figures_is_shown_as_it_is(plan: Plan) -> None:
+    work = plan.workload.model_copy(update={"context": 0, "concurrency": 0, "input_tokens": 0})
+    first = plan.candidates[0]
+    devices = tuple(one.model_copy(update={"usable_bytes": 0}) for one in first.memory.devices)
+    bare = first.model_copy(
+        update={
+            "memory": first.memory.model_copy(update={"devices": devices}),
+            "parallel": first.parallel.model_copy(update={"dp": 0}),
+            "kv_cache": first.kv_cache.model_copy(update={"bytes_per_token_per_rank": 1e-300}),
+        }
+    )
+    text = page_of(plan.model_copy(update={"workload": work, "candidates": (bare,)})).text
+    assert "Not compared with an API: the plan has lengths, times or shares that no machine has." in text
 
 
 def test_only_addresses_of_the_web_can_be_followed(plan: Plan) -> None:

@@ -56,7 +56,7 @@ def test_replicas_share_the_sequences(k25: Plan, curves: KvCurves) -> None:
 def test_a_model_with_windows_has_no_curve_per_token() -> None:
     plan = planned("gpt-oss-20b", gpu=["rtx4090"])
     found = kv_curves(plan, plan.candidates[0], load_model("gpt-oss-20b"))
-    assert found.loads == found.room == ()
+    assert (found.loads, found.room) == ((), ())
     assert len(found.forms) == 1 and found.forms[0].points[-1].context == plan.model.max_context
 
 
