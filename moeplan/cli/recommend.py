@@ -5,13 +5,16 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import replace
 from datetime import date
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from moeplan.cli.arguments import BOUNDS, NARROWING, WORKLOAD, Flag, add_flags, add_model, options_of
 from moeplan.cli.output import print_json, print_remarks
 from moeplan.cli.parser import Parser
 from moeplan.cli.progress import progress_bar
 from planner.errors import BadRequest
+
+if TYPE_CHECKING:
+    from planner.machine import Machine
 
 TARGET: Final = (
     Flag("--tokens-per-s", "30", "output tokens per second of each request, instead of --tpot"),
@@ -47,7 +50,7 @@ def run(args: Namespace) -> int:
     from planner.quantities import parse_count
     from planner.recommend import Terms, recommend
     from planner.search import no_collection
-    from planner.upgrades import have_report, machine_at_hand
+    from planner.upgrades import have_report
 
     given = {name: value for name, value in options_of(args).items() if name != "top"}
     rate = positive(args.tokens_per_s, "--tokens-per-s")
@@ -61,7 +64,7 @@ def run(args: Namespace) -> int:
         parse_count(args.top, "--top", high=20) if args.top is not None else 3,
     )
     prices = prices_of(args.prices)
-    machine = machine_at_hand(_machine(args.have)) if args.have is not None else None
+    machine = _at_hand(args.have) if args.have is not None else None
     with no_collection(), progress_bar("searching") as progress:
         request = build_request(
             Options(args.model, **given), read_model(args.model), machine or Machine((), None, "flags"), exact=False
@@ -82,10 +85,15 @@ def run(args: Namespace) -> int:
     return 0 if report.rent or report.buy or (have is not None and have.meets_target) else 1
 
 
-def _machine(text: str) -> dict[str, Any]:
+def _at_hand(text: str) -> Machine:
+    """The machine of ``--have``, whose first word is what ``--gpu`` takes. Raises ``BadRequest``."""
     from moeplan.cli.grid import _described
+    from planner.upgrades import machine_at_hand
 
     try:
-        return _described(text)
+        return machine_at_hand(_described(text))
     except BadRequest as error:
-        raise BadRequest(str(error).replace("--machine", "--have", 1)) from None
+        said = str(error)
+        if said.startswith("--machine "):
+            raise BadRequest(said.replace("--machine", "--have", 1)) from None
+        raise BadRequest(f"--have: {said.removeprefix('--gpu: ')}") from None
