@@ -39,7 +39,7 @@ the first library that really runs it, checked against float64 first.
 
   Enter             measure the line under the cursor: "quick" under a minute, "plan" what the row under the cursor of
                     the plan screen runs, beside its prediction, "all" every batch and context around it
-  C                 cancel; what was measured is kept here, and the same line goes on from there within a day
+  C, or Ctrl+C      cancel; what was measured is kept here, and the same line goes on from there within a day
   U                 use it: write it as this machine's calibration, and plan anew with it
   1, 2, 3, 4        results, prediction, plot, notes; Left and Right on their names as well
   Tab, Shift+Tab    list, names of the views, results, details
@@ -70,6 +70,7 @@ class BenchScreen(Screen[None]):
     HELP_TEXT: ClassVar[str] = HELP
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "cancel", "Cancel"),
+        Binding("ctrl+c", "cancel_or_copy", show=False),
         Binding("u", "keep", "Use it"),
         *[Binding(str(place), f"view('{name}')", "View", group=_GROUP) for place, name in enumerate(VIEWS, 1)],
         Binding("escape", "app.plan", "Back"),
@@ -294,6 +295,13 @@ class BenchScreen(Screen[None]):
         """End the run with what there is."""
         self._cancelled.set()
         self._say("cancelling ...")
+
+    def action_cancel_or_copy(self) -> None:
+        """As in a shell while something runs, else what it does on every screen."""
+        if self.is_measuring:
+            self.action_cancel()
+        else:
+            self.action_copy_text()
 
     def action_keep(self) -> None:
         """Write what was measured as this machine's calibration, and look at the machine and the plan anew."""
