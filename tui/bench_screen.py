@@ -196,7 +196,9 @@ class BenchScreen(Screen[None]):
     @on(Began)
     def _began(self, event: Began) -> None:
         if self.is_measuring and not self._cancelled.is_set():
-            self._say(f"measuring: {event.what}")
+            bar = self.query_one("#progress", ProgressBar)
+            so_far = f" ({bar.progress:.0f} of {bar.total:.0f} done)" if bar.total else ""
+            self._say(f"measuring: {event.what}{so_far}")
 
     @on(Progressed)
     def _progressed(self, event: Progressed) -> None:

@@ -164,7 +164,10 @@ class Stage:
         )
 
     def app(self, **values: str) -> MoeplanApp:
-        return MoeplanApp(self.program(), {"model": "kimi-k2.5", **values})
+        app = MoeplanApp(self.program(), {"model": "kimi-k2.5", **values})
+        # What moves would be at another place in every picture.
+        app.animation_level = "none"
+        return app
 
     def detected_plan(self) -> None:
         """Plans are for this machine."""
