@@ -23,6 +23,7 @@ from moeplan.bench_cases import (
     candidate_cases,
     decode_only,
     is_plan,
+    memory_cases,
     model_cases,
     read_plan,
     swept,
@@ -99,8 +100,9 @@ def bench(
     if not cases:
         raise BadRequest(f"{name}: the plan has no candidate, and so nothing to measure")
     cases = decode_only(cases) if chosen.quick else swept(cases)
-    gpu = any(node.gpus for node in inventory.nodes)
-    return measure(with_machine(cases, disk=chosen.disk is not None, gpu=gpu), inventory, chosen, progress)
+    gpus = max(len(node.gpus) for node in inventory.nodes)
+    whole = with_machine(cases, disk=chosen.disk is not None, gpus=gpus, numa=_numa(inventory))
+    return measure(whole, inventory, chosen, progress)
 
 
 def measure(
@@ -142,7 +144,8 @@ def measure(
     for threads in sorted({1, _cores(inventory)} - {settings.threads}):
         if outcome.ended != "interrupted":
             unseen = replace(settings.watch, found=lambda outcome: None)
-            read = run([MEMORY_CASE], replace(settings, threads=threads, budget_s=None, watch=unseen))
+            wanted = [MEMORY_CASE] if threads == 1 else memory_cases(_numa(inventory))
+            read = run(wanted, replace(settings, threads=threads, budget_s=None, watch=unseen))
             memory_alone += read.rows
             outcome.ended = "interrupted" if read.ended == "interrupted" else outcome.ended
     if outcome.ended == "done" and chosen.can_resume:
@@ -188,6 +191,11 @@ def settings_of(chosen: BenchOptions, inventory: Inventory) -> tuple[Settings, l
 def _cores(inventory: Inventory) -> int:
     """Physical cores that this process may use, at least one."""
     return max(int(known(inventory.nodes[0].cpu.usable_cores) or 1), 1)
+
+
+def _numa(inventory: Inventory) -> list[int]:
+    """NUMA nodes with CPUs and memory of this machine."""
+    return [node.index for node in inventory.nodes[0].numa if known(node.cpu_count) and node.gpu_index is None]
 
 
 def _nominal(inventory: Inventory) -> tuple[float | None, float | None]:

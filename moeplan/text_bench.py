@@ -73,7 +73,10 @@ def what(row: BenchRow | KernelComparison) -> str:
     elif "in" in shape:
         text = f"{shape['in']} x {shape['out']}"
     elif "bytes" in shape:
-        return f"{shape['bytes'] / (1 << 20):,.0f} MiB"
+        place = f" on NUMA node {shape['node']}" if "node" in shape else ""
+        if "nodes" in shape:
+            place = f" on {shape['nodes']} NUMA nodes"
+        return f"{shape['bytes'] / (1 << 20):,.0f} MiB{place}"
     else:
         text = " ".join(f"{name} {size}" for name, size in shape.items())
     return f"{row.quantization}, {text}"

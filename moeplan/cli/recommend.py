@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from moeplan.cli.arguments import BOUNDS, NARROWING, WORKLOAD, Flag, add_flags, add_model, options_of
 from moeplan.cli.output import print_json, print_remarks
@@ -12,6 +12,7 @@ from moeplan.cli.progress import progress_bar
 from planner.errors import BadRequest
 
 if TYPE_CHECKING:
+    from planner.machine import Machine
     from planner.recommend import Terms
 
 TARGET: Final = (
@@ -42,13 +43,12 @@ def run(args: Namespace) -> int:
     from moeplan.cli.cost import prices_of
     from moeplan.recommending import recommended
     from planner.options import Options
-    from planner.upgrades import machine_at_hand
 
     given = {name: value for name, value in options_of(args).items() if name != "top"}
     given |= tokens_per_s(args)
     terms = terms_of(args)
     prices = prices_of(args.prices)
-    machine = machine_at_hand(_machine(args.have)) if args.have is not None else None
+    machine = _at_hand(args.have) if args.have is not None else None
     with progress_bar("searching") as progress:
         report = recommended(Options(args.model, **given), terms, prices, machine, progress)
     have = report.have
@@ -89,10 +89,15 @@ def terms_of(args: Namespace) -> Terms:
     )
 
 
-def _machine(text: str) -> dict[str, Any]:
+def _at_hand(text: str) -> Machine:
+    """The machine of ``--have``, whose first word is what ``--gpu`` takes. Raises ``BadRequest``."""
     from moeplan.cli.grid import _described
+    from planner.upgrades import machine_at_hand
 
     try:
-        return _described(text)
+        return machine_at_hand(_described(text))
     except BadRequest as error:
-        raise BadRequest(str(error).replace("--machine", "--have", 1)) from None
+        said = str(error)
+        if said.startswith("--machine "):
+            raise BadRequest(said.replace("--machine", "--have", 1)) from None
+        raise BadRequest(f"--have: {said.removeprefix('--gpu: ')}") from None

@@ -14,6 +14,7 @@ from hwdetect.bench.case import KernelCase, kernel_case
 from hwdetect.bench.limits import ASSUMED_CACHE_BYTES, last_level_cache_bytes
 from hwdetect.bench.result import doubt, doubted, quartiles
 from hwdetect.bench.suite import Outcome, Settings, Watch, _throttled, run
+from hwdetect.bench.workers.memory import nodes_here
 from hwdetect.nvidia import ClockState
 
 Use = Callable[..., None]
@@ -145,6 +146,21 @@ def test_a_disk_is_read_and_left_as_it_was(tmp_path: Path, small: Settings) -> N
     # A file system that has no direct reads, such as one in memory, says so instead.
     reasons = [reason.reason for missing in outcome.missing for reason in missing.reasons]
     assert outcome.rows or any("O_DIRECT" in reason for reason in reasons)
+
+
+def test_memory_is_read_on_a_numa_node_and_on_all_of_them(small: Settings) -> None:
+    nodes = nodes_here()
+    two = replace(small, threads=2)
+    one_node = [kernel_case("memory_read", "bf16", bytes=1 << 20, node=node) for node in nodes]
+    outcome = run([*one_node, kernel_case("memory_read", "bf16", bytes=1 << 20, nodes=len(nodes))], two)
+    if len(nodes) in (1, 2):
+        assert len(outcome.rows) == len(nodes) + 1, outcome.missing
+    assert all(row.bytes == 1 << 20 for row in outcome.rows)
+    absent = kernel_case("memory_read", "bf16", bytes=1 << 20, node=4711)
+    (missing,) = run([absent], two).missing
+    assert missing.reasons[0].reason == "this process may use no CPU of NUMA node 4711"
+    (missing,) = run([kernel_case("memory_read", "bf16", bytes=1 << 20, nodes=99)], two).missing
+    assert "NUMA nodes, and 99 are to be read" in missing.reasons[0].reason
 
 
 def test_doubts() -> None:
