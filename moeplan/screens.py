@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from planner.plan import Candidate, DeviceMemory, Memory, Plan, Rejection, Verdict
+    from tui.bench_program import BenchProgram
+    from tui.compare_program import CompareProgram
 
 COLUMNS: Final = (
     "#", "verdict", "free GiB", "tok/s each", "engine, layout", "weights", "tok/s in total", "KV tokens",
@@ -60,6 +62,8 @@ def program() -> Program:
         launch_files=_launch_files,
         save=_save,
         save_plan=_save_plan,
+        bench=_bench,
+        compare=_compare,
     )
 
 
@@ -395,6 +399,18 @@ def _save_plan(path: str, plan: Plan, overwrite: bool) -> str:
     with refusals():
         write_whole(place, plan.to_json() + "\n", "file")
     return printable(f"The plan is in {place}")
+
+
+def _bench() -> BenchProgram:
+    from moeplan.screens_bench import bench_program
+
+    return bench_program()
+
+
+def _compare() -> CompareProgram:
+    from moeplan.screens_compare import compare_program
+
+    return compare_program()
 
 
 def _keep(overwrite: bool, files: Mapping[Path, str]) -> None:

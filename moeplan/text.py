@@ -79,10 +79,11 @@ def pairs(rows: Sequence[tuple[str, str]]) -> RenderableType:
     return grid
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> RenderableType:
-    """A table. A column whose name begins with ``>`` is aligned to the right.
+def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], least: int = WIDTH) -> RenderableType:
+    """A table, ``least`` wide where the terminal is narrower.
 
-    Such a column, and one whose name begins with ``!``, is never broken: half a number is another number.
+    A column whose name begins with ``>`` is aligned to the right. Such a column, and one whose name begins with ``!``,
+    is never broken: half a number is another number.
     """
     drawing = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     cells = [[one if isinstance(one, Text) else line(one) for one in row] for row in rows]
@@ -97,7 +98,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Rende
         )
     for row in cells:
         drawing.add_row(*row)
-    return _AtLeast(Padding(drawing, (0, 0, 0, 2)), WIDTH)
+    return _AtLeast(Padding(drawing, (0, 0, 0, 2)), least)
 
 
 class _AtLeast:

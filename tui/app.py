@@ -5,8 +5,8 @@ Screens are imported when they are opened, so that the first is drawn the sooner
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.app import App, SystemCommand
@@ -16,6 +16,10 @@ from textual.screen import Screen
 from tui.latest import Answered, Latest
 from tui.plan_screen import PlanScreen
 from tui.program import Machine, MachineScreen, Program, Refused, Values
+
+if TYPE_CHECKING:
+    from tui.bench_program import BenchTask
+    from tui.compare_screen import Front
 
 DARK, LIGHT = "textual-dark", "textual-light"
 
@@ -34,6 +38,8 @@ class MoeplanApp(App[None]):
         Binding("f2", "plan", "Plan", priority=True),
         Binding("f3", "launch", "Launch", priority=True),
         Binding("f4", "hardware", "Hardware", priority=True),
+        Binding("f5", "bench", "Bench", priority=True),
+        Binding("f6", "compare", "Compare", priority=True),
         Binding("f8", "dark_or_light", "Dark/light", show=False, priority=True),
         Binding("ctrl+q", "quit", "Quit", priority=True),
     ]
@@ -45,6 +51,7 @@ class MoeplanApp(App[None]):
         self._machine: Machine | None = None
         self._no_machine = ""
         self._plan_screen = PlanScreen(program, values)
+        self._kept: dict[str, Screen[None]] = {}
 
     def on_mount(self) -> None:
         """The plan screen first; the machine is looked at behind it."""
@@ -119,6 +126,40 @@ class MoeplanApp(App[None]):
         if self._machine is not None or self._no_machine:
             screen.machine_found(self._machine, self._no_machine)
 
+    def action_bench(self) -> None:
+        """Kernels measured on this machine."""
+        from tui.bench_screen import BenchScreen
+
+        self._show_kept("bench", lambda: BenchScreen(self._program.bench(), self._what_to_bench))
+
+    def action_compare(self) -> None:
+        """What is marked side by side, against APIs, and other hardware."""
+        from tui.compare_screen import CompareScreen
+
+        self._show_kept("compare", lambda: CompareScreen(self._program.compare(), self._front))
+
+    def _show_kept(self, name: str, made: Callable[[], Screen[None]]) -> None:
+        """A screen that stays as it was left, and whose work goes on behind others."""
+        self.action_plan()
+        if name not in self._kept:
+            self._kept[name] = made()
+            self.install_screen(self._kept[name], name)
+        self.push_screen(name)
+
+    def _what_to_bench(self) -> BenchTask:
+        from tui.bench_program import BenchTask
+
+        plan, row = self._plan_screen, self._plan_screen.row
+        if not plan.is_up_to_date or plan.answer is None:
+            return BenchTask("quick", plan.values, None, None)
+        return BenchTask("quick", plan.values, plan.answer.plan, row.candidate if row is not None else None)
+
+    def _front(self) -> Front:
+        from tui.compare_screen import Front
+
+        plan = self._plan_screen
+        return Front(plan.values, plan.answer if plan.is_up_to_date else None, self._machine, plan.marks)
+
     def action_save_plan(self) -> None:
         """The plan as JSON."""
         from tui.save_dialog import SaveDialog
@@ -147,6 +188,8 @@ class MoeplanApp(App[None]):
         yield SystemCommand("Plan", "Knobs and ranking", self.action_plan)
         yield SystemCommand("Launch files", "What starts the row chosen", self.action_launch)
         yield SystemCommand("Hardware", "This machine and its check", self.action_hardware)
+        yield SystemCommand("Bench", "Kernels measured on this machine, beside the prediction", self.action_bench)
+        yield SystemCommand("Compare", "Rows side by side, against APIs, other hardware", self.action_compare)
         yield SystemCommand("Look again", "Detect this machine anew", self.action_look_again)
         yield SystemCommand("Save the plan", "As JSON", self.action_save_plan)
         yield SystemCommand("Help of this screen", "What its keys do", self.action_explain)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from planner.plan import Candidate, Plan, Verdict
+    from tui.bench_program import BenchProgram
+    from tui.compare_program import CompareProgram
 
 Machine = Any
 """An inventory, which the screens only hand on."""
@@ -103,7 +105,8 @@ class Program:
     replan: the plan of the knobs, on ``Machine`` where they describe no hardware; raises ``Refused``.
     described: whether the knobs describe hardware. detect, check: raise ``Refused`` where they fail.
     save: writes files into a folder, (folder, files, overwrite), and returns what was done in a line; ``save_plan``
-    the same for a plan and a file. Both raise ``Refused``.
+    the same for a plan and a file. Both raise ``Refused``. ``bench`` and ``compare`` are asked for when their screens
+    are opened.
     """
 
     columns: tuple[str, ...]
@@ -117,3 +120,5 @@ class Program:
     launch_files: Callable[[Plan, Candidate, str], LaunchFiles]
     save: Callable[[str, dict[str, str], bool], str]
     save_plan: Callable[[str, Plan, bool], str]
+    bench: Callable[[], BenchProgram]
+    compare: Callable[[], CompareProgram]

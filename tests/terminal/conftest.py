@@ -34,6 +34,7 @@ class Terminal(NamedTuple):
         program = shlex.join([sys.executable, "-m", "moeplan", *argv])
         # pytest's plugins set a size, which would overrule the terminal's own.
         where = f"-u COLUMNS -u LINES PYTHONPATH={shlex.quote(str(REPOSITORY))} LC_ALL=C.UTF-8"
+        where += f" XDG_DATA_HOME={shlex.quote(str(self.folder / 'data'))}"
         line = f"cd {shlex.quote(str(self.folder))} && env {where} {program}; echo ended with $?; cat"
         self.tmux("new-session", "-d", "-s", "test", "-x", str(size[0]), "-y", str(size[1]), line)
 
