@@ -56,7 +56,7 @@ def memory_report(options: Options, model: ModelSpec, generated_by: str, *, clai
             active_without_embedding=active_parameters(model, with_embedding=False),
         ),
         weights=tuple([weights_row(model, release) for release in releases]),
-        kv_cache=tuple(_kv_rows(options, model, context, sequences)),
+        kv_cache=tuple(kv_rows(options, model, context, sequences)),
         claims=checked,
         notes=model.notes,
     )
@@ -123,7 +123,7 @@ def _scaled(by_class: dict[str, int], total: int) -> dict[str, int]:
     return scaled
 
 
-def _kv_rows(options: Options, model: ModelSpec, context: int, sequences: int) -> list[KvCacheRow]:
+def kv_rows(options: Options, model: ModelSpec, context: int, sequences: int) -> list[KvCacheRow]:
     """The model's own layout in every dtype, and for MLA what other layouts would have cost."""
     wanted = kv_dtype(options.kv_dtype, "--kv-dtype")
     uses_mla = model.uses_mla

@@ -5,8 +5,8 @@ Screens are imported when they are opened, so that the first is drawn the sooner
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.app import App, SystemCommand
@@ -16,6 +16,9 @@ from textual.screen import Screen
 from tui.latest import Answered, Latest
 from tui.plan_screen import PlanScreen
 from tui.program import Machine, MachineScreen, Program, Refused, Values
+
+if TYPE_CHECKING:
+    from planner.plan import Plan
 
 DARK, LIGHT = "textual-dark", "textual-light"
 
@@ -28,12 +31,13 @@ class MoeplanApp(App[None]):
     HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012 - Textual declares it without ClassVar
         (0, "-tiny"), (60, "-narrow"), (100, "-normal"), (150, "-wide"),
     ]  # fmt: skip
-    VERTICAL_BREAKPOINTS = [(0, "-flat"), (16, "-tall")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (16, "-tall"), (36, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1", "explain", "Help", priority=True),
         Binding("f2", "plan", "Plan", priority=True),
         Binding("f3", "launch", "Launch", priority=True),
         Binding("f4", "hardware", "Hardware", priority=True),
+        Binding("f7", "curves", "Plots", priority=True),
         Binding("f8", "dark_or_light", "Dark/light", show=False, priority=True),
         Binding("ctrl+q", "quit", "Quit", priority=True),
     ]
@@ -104,6 +108,20 @@ class MoeplanApp(App[None]):
             title = f"{answer.plan.model.name}: rank {row.candidate.rank}, {row.key}"
             self.push_screen(LaunchScreen(self._program, answer.plan, row.candidate, title))
 
+    def action_curves(self) -> None:
+        """Plots of the row chosen, if it is of what the knobs say now."""
+        plan = self._plan_screen
+        ask, row = plan.ask_of_curves(), plan.row
+        if not plan.is_up_to_date or row is None:
+            self.notify("There is no plan yet for what the knobs say.", severity="warning")
+        elif ask is None:
+            self.notify("This row does not fit; there is nothing to draw.", severity="warning")
+        else:
+            from tui.curves_screen import CurvesScreen
+
+            self.action_plan()
+            self.push_screen(CurvesScreen(ask, row.key))
+
     async def action_hardware(self) -> None:
         """This machine, held to the row chosen where the plan is for this machine."""
         from tui.hardware_screen import HardwareScreen
@@ -121,22 +139,38 @@ class MoeplanApp(App[None]):
 
     def action_save_plan(self) -> None:
         """The plan as JSON."""
-        from tui.save_dialog import SaveDialog
+        plan = self._plan_to_save()
+        if plan is not None:
+            save = self._program.save_plan
+            self._ask_where("Save the plan as", "plan.json", lambda path, over: save(path, plan, over))
 
+    def action_save_report(self) -> None:
+        """The report of the plan, with the row chosen as what it recommends where that fits."""
+        plan, row = self._plan_to_save(), self._plan_screen.row
+        if plan is not None:
+            save = self._program.save_report
+            rank = row.candidate.rank if row is not None and row.candidate is not None else 1
+            self._ask_where("Save the report as", "plan.html", lambda path, over: save(path, plan, rank, over))
+
+    def _plan_to_save(self) -> Plan | None:
         answer = self._plan_screen.answer
-        if answer is None or not self._plan_screen.is_up_to_date:
-            self.notify("There is no plan yet for what the knobs say.", severity="warning")
-            return
-        plan = answer.plan
+        if answer is not None and self._plan_screen.is_up_to_date:
+            return answer.plan
+        self.notify("There is no plan yet for what the knobs say.", severity="warning")
+        return None
+
+    def _ask_where(self, title: str, place: str, save: Callable[[str, bool], str]) -> None:
+        from tui.save_dialog import SaveDialog
 
         def saved(line: str | None) -> None:
             if line:
                 self.notify(line, markup=False)
 
-        dialog = SaveDialog(
-            "Save the plan as", "plan.json", lambda path, over: self._program.save_plan(path, plan, over)
-        )
-        self.push_screen(dialog, saved)
+        self.push_screen(SaveDialog(title, place, save), saved)
+
+    def action_pane(self) -> None:
+        """The plots beside the bars, or a longer ranking."""
+        self._plan_screen.toggle_class("-no-curves")
 
     def action_dark_or_light(self) -> None:
         """The other of the two."""
@@ -148,7 +182,10 @@ class MoeplanApp(App[None]):
         yield SystemCommand("Launch files", "What starts the row chosen", self.action_launch)
         yield SystemCommand("Hardware", "This machine and its check", self.action_hardware)
         yield SystemCommand("Look again", "Detect this machine anew", self.action_look_again)
+        yield SystemCommand("Plots", "KV cache and speed against context and load", self.action_curves)
+        yield SystemCommand("Plots beside the bars", "Show or hide them, where there is room", self.action_pane)
         yield SystemCommand("Save the plan", "As JSON", self.action_save_plan)
+        yield SystemCommand("Save the report", "As a page for a browser", self.action_save_report)
         yield SystemCommand("Help of this screen", "What its keys do", self.action_explain)
         yield SystemCommand("Dark or light", "The other of the two", self.action_dark_or_light)
         yield from super().get_system_commands(screen)
