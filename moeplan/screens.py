@@ -148,6 +148,7 @@ def answer_of(plan: Plan) -> Answer:
             "output_tokens": str(work.output_tokens),
             "objective": plan.objective,
             "nodes": str(plan.hardware.nodes),
+            "images": str(work.images),
         },
     )
 
@@ -341,6 +342,18 @@ def _objectives(values: Values) -> tuple[Choice, ...]:
     return tuple(Choice(name, "") for name in OBJECTIVES)
 
 
+def _suites(values: Values) -> tuple[Choice, ...]:
+    """Suites that measured a KL divergence of a built-in model's weights."""
+    from planner.quality import quality_view
+    from profiles.library import built_in_id, load_model
+
+    model = values.get("model", "")
+    if built_in_id(model) is None:
+        return ()
+    suites = [suite for suite in quality_view(load_model(model)).suites if "kl" in suite.metric.casefold()]
+    return tuple(Choice(suite.suite, f"{len(suite.rows)} measured, {suite.metric}") for suite in suites)
+
+
 _LISTS: Final = {
     "model": _models,
     "engine": _engines,
@@ -350,6 +363,7 @@ _LISTS: Final = {
     "link": _links,
     "workload": _workloads,
     "objective": _objectives,
+    "quality_suite": _suites,
 }
 
 

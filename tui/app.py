@@ -168,6 +168,11 @@ class MoeplanApp(App[None]):
 
         self.push_screen(SaveDialog(title, place, save), saved)
 
+    def action_find_knob(self) -> None:
+        """To a knob of the plan screen by its name."""
+        self.action_plan()
+        self._plan_screen.action_find_knob()
+
     def action_pane(self) -> None:
         """The plots beside the bars, or a longer ranking."""
         self._plan_screen.toggle_class("-no-curves")
@@ -182,6 +187,7 @@ class MoeplanApp(App[None]):
         yield SystemCommand("Launch files", "What starts the row chosen", self.action_launch)
         yield SystemCommand("Hardware", "This machine and its check", self.action_hardware)
         yield SystemCommand("Look again", "Detect this machine anew", self.action_look_again)
+        yield SystemCommand("Find a knob", "By its name", self.action_find_knob)
         yield SystemCommand("Plots", "KV cache and speed against context and load", self.action_curves)
         yield SystemCommand("Plots beside the bars", "Show or hide them, where there is room", self.action_pane)
         yield SystemCommand("Save the plan", "As JSON", self.action_save_plan)

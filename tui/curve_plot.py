@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import floor, log10
+from math import ceil, floor, log10
 from typing import Final
 
 from textual.color import Color
@@ -12,8 +12,12 @@ from tui.program import Curve
 
 COLOURS: Final = ("success", "warning", "error", "accent")
 """Theme colours of the lines, in their order."""
+NARROW: Final = 4
+"""A range whose ends are less than this many times apart has even ticks."""
 FAINT: Final = 0.45
 """How much of the foreground the line of the plan has."""
+DARKER: Final = 0.2
+"""What theme colours lack in the light."""
 LEAST_TICK_GAP: Final = 2
 """Rows between two names on the vertical axis, at least."""
 
@@ -73,13 +77,15 @@ class CurvePlot(PlotextPlot):
             plot.vline(here, faint.rgb)
             plot.text("plan", here, high + margin, color=faint.rgb, background=surface.rgb, alignment="center")
         for place, line in enumerate(curve.lines):
-            colour = self._colour(COLOURS[place % len(COLOURS)]).rgb
+            colour = self._colour(COLOURS[place % len(COLOURS)])
+            if not self.app.current_theme.dark:
+                colour = colour.darken(DARKER)
             for ends in (line.low, line.high):
-                plot.plot(*_logs(ends), color=colour, marker="·")
-            plot.plot(*_logs(line.points), color=colour, marker="braille")
+                plot.plot(*_logs(ends), color=colour.rgb, marker="·")
+            plot.plot(*_logs(line.points), color=colour.rgb, marker="braille")
             if line.points:
                 x, y = line.points[-1]
-                plot.text(line.name, log10(x) + cell, log10(y), color=colour, background=surface.rgb, alignment="left")
+                plot.text(line.name, log10(x) + cell, log10(y), color=colour.rgb, background=surface.rgb, alignment="left")
 
     def _colour(self, name: str) -> Color:
         return Color.parse(self.app.theme_variables[name])
@@ -91,21 +97,37 @@ def _logs(points: tuple[tuple[float, float], ...]) -> tuple[list[float], list[fl
 
 
 def ticks(low: float, high: float, most: int) -> tuple[tuple[float, str], ...]:
-    """At most ``most`` round numbers within a range of positive ones, the closest that there is room for.
+    """At most ``most`` round numbers within a range of positive ones, as many as there is room for.
 
-    >>> ticks(7, 130, 6), ticks(0.06, 500, 5)
-    (((10.0, '10'), (20.0, '20'), (50.0, '50'), (100.0, '100')), ((0.1, '0.1'), (1.0, '1'), (10.0, '10'), (100.0, '100')))
+    >>> [name for _, name in ticks(7, 130, 6)], [name for _, name in ticks(0.06, 500, 5)]
+    (['10', '20', '50', '100'], ['0.1', '1', '10', '100'])
+    >>> [name for _, name in ticks(41, 56, 4)]
+    ['45', '50', '55']
     """
-    for steps in ((1, 2, 5), (1, 3), (1,)):
-        found = _round_numbers(low, high, steps, 1)
-        if 0 < len(found) <= most:
+    if high < NARROW * low:
+        return tuple((value, f"{value:,g}") for value in _even_numbers(low, high, most))
+    found: list[float] = []
+    for steps, stride in (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3)):
+        found = _round_numbers(low, high, steps, stride)
+        if len(found) <= most:
             break
-    else:
-        found = _round_numbers(low, high, (1,), 2)
-    return tuple((value, f"{value:,g}") for value in found)
+    return tuple((value, f"{value:,g}") for value in found[:most])
 
 
 def _round_numbers(low: float, high: float, steps: tuple[int, ...], stride: int) -> list[float]:
     powers = range(floor(log10(low)), floor(log10(high)) + 1)
     values = [float(f"{step}e{power}") for power in powers if power % stride == 0 for step in steps]
     return [value for value in values if low <= value <= high]
+
+
+def _even_numbers(low: float, high: float, most: int) -> list[float]:
+    """Numbers at the same distance; the one itself where the ends are the same."""
+    if low == high:
+        return [low]
+    power = floor(log10((high - low) / most))
+    for factor in (1, 2, 5, 10, 20, 50):
+        step = float(f"{factor}e{power}")
+        found = [place * step for place in range(ceil(low / step), floor(high / step) + 1)]
+        if len(found) <= most:
+            break
+    return found or [(low * high) ** 0.5]

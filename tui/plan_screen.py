@@ -33,7 +33,7 @@ follow. A knob that is left empty shows in grey what the plan takes instead.
   Up, Down          from knob to knob; in the ranking, from row to row
   Enter             on a knob: choose from a list, where it has one; on a row: its ledger and its time by kernel
   Shift+Up, +Down   turn a knob: twice or half as many, or the next of its list
-  Ctrl+L            clear a knob
+  Ctrl+F            find a knob by its name; Ctrl+L clears one
   F3                files that start the row under the cursor
   F7                its KV cache and its speed against context and load, as plots and tables
   Ctrl+S            save the plan as JSON, which `moeplan launch` and `moeplan check` read
@@ -50,6 +50,7 @@ class PlanScreen(Screen[None]):
     AUTO_FOCUS = "#knob-gpu"
     HELP_TEXT: ClassVar[str] = HELP
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+f", "find_knob", "Find knob", show=False, priority=True),
         Binding("ctrl+s", "app.save_plan", "Save plan", show=False),
         Binding("ctrl+r", "app.save_report", "Save report", show=False),
     ]
@@ -92,6 +93,10 @@ class PlanScreen(Screen[None]):
     def _begin(self) -> None:
         self._has_begun = True
         self._plan()
+
+    def action_find_knob(self) -> None:
+        """To a knob by its name."""
+        self.query_one(KnobPanel).find()
 
     def machine_sought(self) -> None:
         """A plan for this machine waits for what is found."""
