@@ -168,7 +168,9 @@ def plan_on(
     ``kernels`` were measured on that hardware.
     """
     with no_collection():
-        request = request_on(options, model, inventory, source, exact=exact, kernels=kernels, observed=observed, notes=notes)
+        request = request_on(
+            options, model, inventory, source, exact=exact, kernels=kernels, observed=observed, notes=notes
+        )
         machine = request.machine
         if not exact and len(machine.nodes) > 1:
             from planner.fleet import is_fleet, plan_fleet

@@ -56,7 +56,7 @@ def memory_report(options: Options, model: ModelSpec, generated_by: str, *, clai
             active_without_embedding=active_parameters(model, with_embedding=False),
         ),
         weights=tuple([weights_row(model, release) for release in releases]),
-        kv_cache=tuple(kv_rows(options, model, context, sequences)),
+        kv_cache=tuple(_kv_rows(options, model, context, sequences)),
         claims=checked,
         notes=model.notes,
     )
@@ -123,7 +123,7 @@ def _scaled(by_class: dict[str, int], total: int) -> dict[str, int]:
     return scaled
 
 
-def kv_rows(options: Options, model: ModelSpec, context: int, sequences: int) -> list[KvCacheRow]:
+def _kv_rows(options: Options, model: ModelSpec, context: int, sequences: int) -> list[KvCacheRow]:
     """The model's own layout in every dtype, and for MLA what other layouts would have cost."""
     wanted = kv_dtype(options.kv_dtype, "--kv-dtype")
     uses_mla = model.uses_mla
@@ -139,17 +139,17 @@ def kv_rows(options: Options, model: ModelSpec, context: int, sequences: int) ->
     rows = []
     for dtype in dtypes:
         try:
-            rows.append(_own_row(model, dtype, context, sequences))
+            rows.append(own_row(model, dtype, context, sequences))
         except UnsupportedKvDtype as error:
             if wanted is not None:
                 raise BadRequest(f"--kv-dtype: {error}") from None
     if uses_mla and model.nope_dim:
         compared = wanted if wanted in ("bf16", "f16", "fp8") else "bf16"
-        rows += _comparison_rows(model, compared or "bf16", context, sequences)
+        rows += comparison_rows(model, compared or "bf16", context, sequences)
     return rows
 
 
-def _own_row(model: ModelSpec, dtype: str, context: int, sequences: int) -> KvCacheRow:
+def own_row(model: ModelSpec, dtype: str, context: int, sequences: int) -> KvCacheRow:
     one = sequence_bytes(model, dtype, 1, 0, model.layers, context)
     layout = "+".join(dict.fromkeys(group.layout for group in model.kv_groups))
     indexed = " with sparse-attention indexer" if any(group.index_head_dim for group in model.kv_groups) else ""
@@ -165,7 +165,7 @@ def _own_row(model: ModelSpec, dtype: str, context: int, sequences: int) -> KvCa
     )
 
 
-def _comparison_rows(model: ModelSpec, dtype: str, context: int, sequences: int) -> list[KvCacheRow]:
+def comparison_rows(model: ModelSpec, dtype: str, context: int, sequences: int) -> list[KvCacheRow]:
     """What the same attention layers would cache as GQA and MHA."""
     layers = sum([len(group.layers) for group in model.kv_groups if group.layout == "mla"])
     group = next(group for group in model.kv_groups if group.layout == "mla")

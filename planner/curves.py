@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from planner.assemble import settings_of
-from planner.calculator import kv_rows
-from planner.options import Options
+from planner.calculator import comparison_rows, own_row
 from planner.references import parallel_ref, quantization_ref
 from planner.request import Narrow, Request
 from planner.search import Found, Progress, no_collection, search
@@ -17,7 +16,9 @@ if TYPE_CHECKING:
     from planner.engines.base import Priced
     from planner.memory_report import KvCacheRow
     from planner.plan import Candidate
+    from profiles.model import ModelSpec
 
+COMPARED_DTYPES: Final = ("bf16", "f16", "fp8")
 LEAST_CONTEXT: Final = 1024
 BEYOND: Final = 4
 """Requests at a time are followed up to this many times of what the KV cache admits: beyond, they only wait."""
@@ -100,8 +101,15 @@ def _at_context(request: Request, found: Found, tokens: int) -> ContextPoint:
     config = found.priced.config
     priced = found.engine.price(full, release, config._replace(context=tokens))
     speed = speed_of(full, release, priced) if priced.verdict != "no" else None
-    rows = kv_rows(Options(request.model.id, kv_dtype=config.kv_dtype), request.model, tokens, 1)
-    return ContextPoint(tokens, priced.pool.context_bytes, tuple(rows), speed)
+    return ContextPoint(tokens, priced.pool.context_bytes, _layouts(request.model, config.kv_dtype, tokens), speed)
+
+
+def _layouts(model: ModelSpec, dtype: str, tokens: int) -> tuple[KvCacheRow, ...]:
+    """The model's own, and for MLA what GQA and MHA would take."""
+    rows = [own_row(model, dtype, tokens, 1)]
+    if model.uses_mla and model.nope_dim:
+        rows += comparison_rows(model, dtype if dtype in COMPARED_DTYPES else "bf16", tokens, 1)
+    return tuple(rows)
 
 
 def _loads(request: Request, found: Found) -> list[LoadPoint]:

@@ -85,7 +85,9 @@ class CurvePlot(PlotextPlot):
             plot.plot(*_logs(line.points), color=colour.rgb, marker="braille")
             if line.points:
                 x, y = line.points[-1]
-                plot.text(line.name, log10(x) + cell, log10(y), color=colour.rgb, background=surface.rgb, alignment="left")
+                plot.text(
+                    line.name, log10(x) + cell, log10(y), color=colour.rgb, background=surface.rgb, alignment="left"
+                )
 
     def _colour(self, name: str) -> Color:
         return Color.parse(self.app.theme_variables[name])

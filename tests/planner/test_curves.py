@@ -12,8 +12,8 @@ from planner.search import search
 from tests.planner.planning import K25, request_of
 
 
-def planned(**given: str) -> tuple[Request, Plan]:
-    request = request_of(K25, **given)
+def planned(**given: object) -> tuple[Request, Plan]:
+    request = request_of(K25, machine=None, exact=False, **given)
     return request, make_plan(request, search(request), {}, "test")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,6 +25,10 @@ def pane(pilot: Pilot[None]) -> CurvesPane:
 
 def drawn_text(plot: CurvePlot) -> str:
     return str(plot.render())
+
+
+def _has_room(plot: CurvePlot) -> bool:
+    return plot.size.area > 0
 
 
 async def opened(pilot: Pilot[None]) -> TabbedContent:
@@ -122,7 +127,7 @@ def test_every_plot_has_a_tab_and_its_table(stage: Stage) -> None:
             active: Any = tabs.active_pane
             plot = active.query_one(CurvePlot)
             table = active.query_one(".curve-table")
-            await until(pilot, lambda plot=plot: plot.size.area)
+            await until(pilot, partial(_has_room, plot))
             shown = drawn_text(plot)
             assert curve.title in shown
             assert all(line.name in shown for line in curve.lines)
