@@ -92,8 +92,8 @@ def _context_curve(points: Sequence[ContextPoint], context: int, concurrency: in
     requests = plural(concurrency, "request")
     return Curve(
         name="Speed by context",
-        title=f"tok/s, {requests} that fill the context",
-        across="context, tokens (dots: range)",
+        title=f"tok/s, {requests} of a full context",
+        across="context, tokens",
         lines=_rates(known),
         ticks=_ticks([point.context for point in points]),
         here=float(context),
@@ -112,7 +112,7 @@ def _load_curve(points: Sequence[LoadPoint], concurrency: int) -> Curve:
     return Curve(
         name="Speed by load",
         title="tok/s, requests of the workload",
-        across="requests at a time (dots: range)",
+        across="requests at a time",
         lines=_rates(known),
         ticks=_ticks([point.requests for point in points]),
         here=float(concurrency),

@@ -18,6 +18,8 @@ FAINT: Final = 0.45
 """How much of the foreground the line of the plan has."""
 DARKER: Final = 0.2
 """What theme colours lack in the light."""
+RANGES_FROM: Final = 16
+"""Rows of a plot that shows ranges."""
 LEAST_TICK_GAP: Final = 2
 """Rows between two names on the vertical axis, at least."""
 
@@ -58,7 +60,9 @@ class CurvePlot(PlotextPlot):
         places = [log10(x) for x in (*(x for x, _ in points), *(x for x, _ in curve.ticks))]
         first, last = min(places), max(places)
         plot.title(curve.title)
-        plot.xlabel(curve.across)
+        # Between few rows the ends of a range would lie on the line itself.
+        ranged = self.size.height >= RANGES_FROM and any(line.low for line in curve.lines)
+        plot.xlabel(f"{curve.across} (dots: range)" if ranged else curve.across)
         # plotext would take logarithms itself, but write their ticks as fractions.
         plot.xticks([log10(x) for x, _ in curve.ticks], [name for _, name in curve.ticks])
         marks = ticks(min(heights), max(heights), max((self.size.height - 5) // LEAST_TICK_GAP, 2))
@@ -80,7 +84,7 @@ class CurvePlot(PlotextPlot):
             colour = self._colour(COLOURS[place % len(COLOURS)])
             if not self.app.current_theme.dark:
                 colour = colour.darken(DARKER)
-            for ends in (line.low, line.high):
+            for ends in (line.low, line.high) if ranged else ():
                 plot.plot(*_logs(ends), color=colour.rgb, marker="·")
             plot.plot(*_logs(line.points), color=colour.rgb, marker="braille")
             if line.points:

@@ -19,7 +19,7 @@ from tui.program import Curve, Refused
 
 HELP: Final = """\
 How the configuration chosen on the plan screen would do at other contexts and under other loads. Both axes are
-logarithmic; the line marked "plan" is what the knobs say. Points are the ends of a line's range.
+logarithmic; the line marked "plan" is what the knobs say. Dots are the ends of a line's range.
 
   KV cache          one sequence against its length: the model's own layout beside what GQA and MHA would take
   Speed by context  as many requests as the knobs say, each of the whole context; a line ends where they do not fit
