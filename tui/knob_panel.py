@@ -9,7 +9,7 @@ from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.widgets import Input, Label, Static
 
@@ -66,9 +66,8 @@ class KnobPanel(VerticalScroll, can_focus=False):
         for title, knobs in SECTIONS:
             yield Label(title, classes="section")
             for knob in knobs:
-                with Horizontal(classes="knob"):
-                    yield Label(knob.label)
-                    yield KnobInput(knob, self._initial.get(knob.name, ""))
+                yield Label(knob.label)
+                yield KnobInput(knob, self._initial.get(knob.name, ""))
 
     def values(self) -> dict[str, str]:
         """What is set."""
@@ -85,9 +84,8 @@ class KnobPanel(VerticalScroll, can_focus=False):
         self.query(".error").remove()
         if name is None:
             return
-        place = self.query_one(f"#knob-{name}").parent
         error = Static(Text(message), classes="error")
-        self.mount(error, after=place)  # type: ignore[arg-type]
+        self.mount(error, after=self.query_one(f"#knob-{name}"))
         self.call_after_refresh(self._reveal, error)
 
     def _reveal(self, error: Static) -> None:

@@ -127,7 +127,7 @@ def test_what_is_wrong_with_a_knob_stands_under_it_until_it_is_right(stage: Stag
         await until(pilot, lambda: pilot.app.screen.query("#knobs .error"))
         assert "not a number" in text_of(pilot, "#knobs .error")
         rows = list(pilot.app.screen.query_one("#knobs").children)
-        assert rows.index(pilot.app.screen.query_one("#knobs .error")) == rows.index(knob(pilot, "context").parent) + 1  # type: ignore[arg-type]
+        assert rows.index(pilot.app.screen.query_one("#knobs .error")) == rows.index(knob(pilot, "context")) + 1
         assert "Not planned. Below is the plan before." in text_of(pilot, "#status")
         await pilot.press("f3")
         assert isinstance(pilot.app.screen, PlanScreen)
