@@ -197,9 +197,10 @@ class PlanScreen(Screen[None]):
 
     @on(DataTable.RowHighlighted)
     def _moved(self, event: DataTable.RowHighlighted) -> None:
-        rows = self.answer.rows if self.answer is not None else ()
-        if event.data_table.has_focus and event.cursor_row < len(rows):
-            self._show(rows[event.cursor_row])
+        rows, place = self.answer.rows if self.answer is not None else (), event.data_table.cursor_row
+        # A table that is filled anew tells of rows where the cursor is no more.
+        if event.data_table.has_focus and event.cursor_row == place < len(rows) and rows[place] is not self.row:
+            self._show(rows[place])
 
     def _show(self, row: Row | None) -> None:
         self.row = row
