@@ -185,3 +185,18 @@ def test_without_a_terminal_it_says_what_else_prints_a_plan() -> None:
 def test_it_prints_no_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tui", "--json"]) == 2
     assert "moeplan plan --json" in capsys.readouterr().err
+
+
+def test_the_report_is_written_where_it_is_asked_for_and_kept_until_told_otherwise(tmp_path: Path, plan: Plan) -> None:
+    real = program()
+    place = tmp_path / "plan.html"
+    assert str(place) in real.save_report(str(place), plan, plan.candidates[0].rank, False)
+    page = place.read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
+    with pytest.raises(Refused, match=r"Ctrl\+O"):
+        real.save_report(str(place), plan, 1, False)
+    place.write_text("mine", encoding="utf-8")
+    real.save_report(str(place), plan, 1, True)
+    assert place.read_text(encoding="utf-8") == page
+    with pytest.raises(Refused, match="No such file"):
+        real.save_report(str(tmp_path / "nowhere" / "plan.html"), plan, 1, False)
