@@ -1,8 +1,10 @@
 """Measured kernels beside a real llama.cpp: `python benchmarks/bench_accuracy.py` writes docs/accuracy-bench.md.
 
 For each quantization a GGUF file of the shape of Kimi K2.5 (its hidden size, expert, attention and low-rank widths;
-fewer layers and experts, so that it fits into memory) is written with random weights. Its kernels are measured, the
-step is predicted from them, and then llama.cpp decodes the file. Nothing is fitted in between. One thread, CPU time.
+fewer layers and experts, so that it fits into memory) is written with random weights that ggml itself quantized: random
+bytes with one scale for all blocks would be read faster than any real weights, since ggml converts half-precision scales
+by a table. Its kernels are measured, the step is predicted from them, and then llama.cpp decodes the file. Nothing is
+fitted in between. One thread, CPU time.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -28,6 +32,8 @@ from hwdetect.bench.limits import last_level_cache_bytes  # noqa: E402
 from hwdetect.bench.measured import MeasuredPoint  # noqa: E402
 from hwdetect.bench.result import BenchRow, doubted  # noqa: E402
 from hwdetect.bench.suite import Settings, run  # noqa: E402
+from hwdetect.bench.workers import timing  # noqa: E402
+from hwdetect.bench.workers.ggml_api import Ggml, pattern  # noqa: E402
 from hwdetect.bench.workers.serve import cpu_device  # noqa: E402
 from hwdetect.detect import detect  # noqa: E402
 from moeplan.bench_report import measured_series  # noqa: E402
@@ -39,7 +45,7 @@ from planner.measured_cpu import CPU_KERNELS, CpuEvidence, StepRow, interpolated
 from planner.options import Options  # noqa: E402
 from planner.search import Found, Missed, search  # noqa: E402
 from tests.support.gguf_models import DeepSeek2Spec, kimi_k25_spec, routed_experts  # noqa: E402
-from tests.support.gguf_writer import GGML_TYPES, write_gguf  # noqa: E402
+from tests.support.gguf_writer import GGML_TYPES, Tensor, write_gguf  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "accuracy-bench.md"
 DATA = ROOT / "benchmarks" / "bench_accuracy.json"
@@ -97,6 +103,20 @@ def spec_of(kind: str, rest: str) -> DeepSeek2Spec:
     return replace(full, layers=3, experts=experts, vocabulary=16384, name=f"K2.5 shape, {kind}")
 
 
+def weights(ggml: Ggml, tensor: Tensor) -> Iterator[bytes]:
+    """A tensor's bytes: normal weights that keep the size of what is multiplied, rows repeated after a prime number."""
+    columns = tensor.shape[0]
+    if tensor.kind == "f32":
+        random = np.random.default_rng(len(tensor.name))
+        values = random.standard_normal(tensor.elements, dtype=np.float32) * np.float32(columns**-0.5)
+        yield (values + np.float32("norm" in tensor.name)).tobytes()
+        return
+    rows = tensor.elements // columns
+    tile = np.tile(pattern(ggml, ggml.type_number(tensor.kind), columns, len(tensor.name)).stored, (100, 1))
+    for first in range(0, rows, len(tile)):
+        yield tile[: rows - first].tobytes()
+
+
 def predicted(path: Path, settings: Settings) -> tuple[list[StepRow], list[BenchRow]]:
     """The kernels of one token of a file, measured now."""
     inventory = detect()
@@ -136,7 +156,8 @@ def measured_file(kind: str, rest: str, settings: Settings, folder: Path) -> Res
     """Write a file, predict it, decode it."""
     spec = spec_of(kind, rest)
     path = folder / f"{kind}.gguf"
-    write_gguf(path, spec)
+    ggml = Ggml(timing.Options())
+    write_gguf(path, spec, data=lambda tensor: weights(ggml, tensor))
     rows, bench = predicted(path, settings)
     whole = total(rows)
     if whole is None:

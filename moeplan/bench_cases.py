@@ -122,12 +122,23 @@ def decode_only(cases: Iterable[KernelCase]) -> list[KernelCase]:
     return [case for case in cases if case.batch <= QUICK_BATCH]
 
 
-def with_machine(cases: Sequence[KernelCase], *, disk: bool, gpu: bool) -> list[KernelCase]:
+def memory_cases(numa: Sequence[int]) -> list[KernelCase]:
+    """Reading memory: of all NUMA nodes at once and of each by itself, where there are several."""
+    if len(numa) < 2:
+        return [MEMORY_CASE]
+    several = {"bytes": MEMORY_CASE_BYTES, "nodes": len(numa)}
+    each = [kernel_case("memory_read", "bf16", bytes=MEMORY_CASE_BYTES, node=node) for node in numa]
+    return [kernel_case("memory_read", "bf16", **several), *each]
+
+
+def with_machine(cases: Sequence[KernelCase], *, disk: bool, gpus: int, numa: Sequence[int] = ()) -> list[KernelCase]:
     """The cases in the order of measuring: the memory first, then what carries most of a step."""
-    machine = [MEMORY_CASE]
+    machine = memory_cases(numa)
     if disk:
         machine.append(kernel_case("disk_read", "bf16", bytes=DISK_CASE_BYTES))
-    if gpu:
+    if gpus:
         machine.append(kernel_case("host_to_device", "bf16", bytes=MEMORY_CASE_BYTES))
+    if gpus > 1:
+        machine.append(kernel_case("gpu_to_gpu", "bf16", bytes=MEMORY_CASE_BYTES))
     heavy = [case for case in cases if case.kernel in _WEIGHTS_FIRST]
     return [*machine, *heavy, *[case for case in cases if case.kernel not in _WEIGHTS_FIRST]]

@@ -120,6 +120,13 @@ def place_of(choice: str, machine: str) -> Path | None:
     return data_folder() / "calibrations" / f"{machine}.json" if choice == AUTO else Path(choice)
 
 
+def may_have_any(choice: str | None) -> bool:
+    """Whether ``--calibration`` may mean a file that exists, without looking at the machine."""
+    if choice in (None, AUTO):
+        return (data_folder() / "calibrations").is_dir()
+    return choice != NONE
+
+
 def store(
     path: Path, startup: Startup, *, machine: str, description: str, generated_by: str, make_folder: bool = False
 ) -> None:

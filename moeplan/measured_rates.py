@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from hwdetect.bench.measured import nodes_read
 from hwdetect.facts import FloatFact, known
 from hwdetect.inventory import GpuRate
 from hwdetect.rates import with_rates
@@ -34,7 +36,7 @@ def with_measured_rates(inventory: Inventory, choice: str = AUTO) -> Inventory:
     series = (*loaded.kept, *loaded.refused)
     mounts = sorted({one.device for one in series if one.series.startswith("disk_read/")})
     disks = {mount: _fact(loaded, "disk_read", on_gpu=False, devices=(mount,)) for mount in mounts}
-    memory = _of_all_nodes(_fact(loaded, "memory_read", on_gpu=False), inventory)
+    memory = _of_memory(inventory, loaded)
     gpus = _gpu_rates(inventory, loaded)
     facts = (memory, *disks.values(), *[rate.bytes_per_s for rate in gpus])
     said = dict.fromkeys(fact.reason for fact in facts if fact is not None and fact.reason is not None)
@@ -47,16 +49,21 @@ def with_measured_rates(inventory: Inventory, choice: str = AUTO) -> Inventory:
     )
 
 
-def _of_all_nodes(memory: FloatFact | None, inventory: Inventory) -> FloatFact | None:
-    """Nothing, with the reason, where the rate is not that of the whole memory.
+def _of_memory(inventory: Inventory, loaded: LoadedSeries) -> FloatFact | None:
+    """What threads read of the whole memory; nothing, with the reason, where only a part of it was read.
 
-    The benchmark fills what it reads from one thread, and the kernel puts memory where it is first touched.
+    The kernel puts memory where it is first touched, so that on several NUMA nodes only the series counts that was
+    read on all of them.
     """
     nodes = sum(bool(known(numa.cpu_count)) and numa.gpu_index is None for numa in inventory.nodes[0].numa)
-    if memory is None or memory.value is None or nodes < 2:
-        return memory
-    reason = f"{memory.value / 1e9:,.1f} GB/s were read, of memory on one of {nodes} NUMA nodes, not of all"
-    return memory.model_copy(update={"value": None, "reason": reason})
+    if nodes < 2:
+        return _fact(loaded, "memory_read", on_gpu=False)
+    whole = _fact(loaded, "memory_read", on_gpu=False, of=lambda one: nodes_read(one.series) == nodes)
+    part = _fact(loaded, "memory_read", on_gpu=False)
+    if whole is not None or part is None or part.value is None:
+        return whole or part
+    reason = f"{part.value / 1e9:,.1f} GB/s were read, of memory on one of {nodes} NUMA nodes, not of all"
+    return part.model_copy(update={"value": None, "reason": reason})
 
 
 def _gpu_rates(inventory: Inventory, loaded: LoadedSeries) -> list[GpuRate]:
@@ -85,13 +92,18 @@ def _copies(loaded: LoadedSeries, names: tuple[str | None, ...]) -> FloatFact | 
 
 
 def _fact(
-    loaded: LoadedSeries, kernel: str, *, on_gpu: bool, devices: tuple[str | None, ...] | None = None
+    loaded: LoadedSeries,
+    kernel: str,
+    *,
+    on_gpu: bool,
+    devices: tuple[str | None, ...] | None = None,
+    of: Callable[[MeasuredSeries], bool] = lambda _: True,
 ) -> FloatFact | None:
     """The best stable rate of a kernel, why there is none, or None where nothing was measured on these devices."""
 
     def wanted(one: MeasuredSeries) -> bool:
         is_of = one.series.partition("/")[0] == kernel and (one.threads is None) == on_gpu
-        return is_of and (devices is None or one.device in devices)
+        return is_of and (devices is None or one.device in devices) and of(one)
 
     kept = [one for one in loaded.kept if wanted(one)]
     rates = [

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from planner.calibrate import ObservedStart
     from planner.memory_report import MemoryReport
     from planner.request import Request
+    from planner.verify_report import MeasuredLoad
 
 GENERATED_BY = f"moeplan {__version__}"
 MAX_INVENTORY_BYTES = 1 << 30
@@ -120,9 +121,10 @@ def plan_calibrated(
     """``plan_on`` with what was measured and observed on that hardware, as ``--calibration`` says."""
     kernels, remarks = measured_kernels(options.calibration, inventory, source)
     observed, notes = _observed(options, model, inventory, source)
+    loads, said = _loads(options, model, inventory, source)
     return plan_on(
-        options, model, inventory, source,
-        exact=exact, progress=progress, kernels=kernels, observed=observed, notes=(*notes, *remarks),
+        options, model, inventory, source, exact=exact, progress=progress, kernels=kernels, observed=observed,
+        loads=loads, notes=tuple(dict.fromkeys((*notes, *remarks, *said))),
     )  # fmt: skip
 
 
@@ -135,6 +137,19 @@ def _observed(
     from moeplan.calibrating import observed_starts
 
     return observed_starts(options, model, inventory, source)
+
+
+def _loads(
+    options: Options, model: ModelSpec, inventory: Inventory, source: Source
+) -> tuple[tuple[MeasuredLoad, ...], tuple[str, ...]]:
+    """What served models did under load on that hardware."""
+    from moeplan.calibration import may_have_any
+
+    if not may_have_any(options.calibration):
+        return (), ()
+    from moeplan.calibrating import measured_loads
+
+    return measured_loads(options, model, inventory, source)
 
 
 def measured_kernels(
@@ -161,16 +176,18 @@ def plan_on(
     progress: Progress | None = None,
     kernels: tuple[MeasuredSeries, ...] = (),
     observed: tuple[ObservedStart, ...] = (),
+    loads: tuple[MeasuredLoad, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Plan:
     """The plan of a model and hardware that have been read: no file, no machine, the same answer anywhere.
 
-    ``kernels`` were measured on that hardware.
+    ``kernels`` were measured on that hardware, ``observed`` and ``loads`` on engines that ran there.
     """
     with no_collection():
         request = request_on(
-            options, model, inventory, source, exact=exact, kernels=kernels, observed=observed, notes=notes
-        )
+            options, model, inventory, source,
+            exact=exact, kernels=kernels, observed=observed, loads=loads, notes=notes,
+        )  # fmt: skip
         machine = request.machine
         if not exact and len(machine.nodes) > 1:
             from planner.fleet import is_fleet, plan_fleet
@@ -190,6 +207,7 @@ def request_on(
     exact: bool = False,
     kernels: tuple[MeasuredSeries, ...] = (),
     observed: tuple[ObservedStart, ...] = (),
+    loads: tuple[MeasuredLoad, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Request:
     """What ``plan_on`` searches for."""
@@ -197,14 +215,15 @@ def request_on(
     if notes:
         machine = machine._replace(notes=(*machine.notes, *notes))
     request = build_request(options, model, machine, exact=exact, kernels=kernels)
-    return replace(request, observed=observed) if observed else request
+    return replace(request, observed=observed, loads=loads) if observed or loads else request
 
 
 def calibrated_request(options: Options, model: ModelSpec, inventory: Inventory, source: Source) -> Request:
     """What ``plan_calibrated`` searches for."""
     kernels, _ = measured_kernels(options.calibration, inventory, source)
     observed, _ = _observed(options, model, inventory, source)
-    return request_on(options, model, inventory, source, kernels=kernels, observed=observed)
+    loads, _ = _loads(options, model, inventory, source)
+    return request_on(options, model, inventory, source, kernels=kernels, observed=observed, loads=loads)
 
 
 def _inventory_dict(inventory: Inventory) -> dict[str, Any]:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from hwdetect.inventory import Inventory
     from moeplan.pipeline import Source
     from planner.plan import Candidate, DeviceMemory, Memory, Plan, Rejection, Verdict
+    from tui.bench_program import BenchProgram
+    from tui.compare_program import CompareProgram
 
 COLUMNS: Final = (
     ">#", "verdict", ">free GiB", ">tok/s each", "engine, layout", "weights", ">tok/s in total", ">KV tokens",
@@ -65,6 +67,8 @@ def program() -> Program:
         save_plan=_save_plan,
         save_report=_save_report,
         curves=_curves,
+        bench=_bench,
+        compare=_compare,
     )
 
 
@@ -435,6 +439,18 @@ def _curves(values: Values, machine: Machine | None, candidate: Candidate, alive
     from moeplan.screens_curves import curves
 
     return curves(values, machine, candidate, alive)
+
+
+def _bench() -> BenchProgram:
+    from moeplan.screens_bench import bench_program
+
+    return bench_program()
+
+
+def _compare() -> CompareProgram:
+    from moeplan.screens_compare import compare_program
+
+    return compare_program()
 
 
 def _keep(overwrite: bool, files: Mapping[Path, str]) -> None:

@@ -308,6 +308,7 @@ def quality_of_release(request: Request, release: Release) -> out.Quality:
                 value=loss.value,
                 baseline=loss.baseline,
                 source=loss.source,
+                measured_on="release" if loss in release.quality else "type",
             )
             for loss in quality_of(request.model.id, release)
         ]

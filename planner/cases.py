@@ -132,7 +132,7 @@ def uses_of(request: Request, release: PricedRelease, config: Config) -> tuple[U
     unified = config.group is not None and config.group.gpu.unified
     on_cpu = (config.engine, config.group is None, unified, config.cpu_expert_layers, config.gpu_experts_per_layer)
     key = ("uses", ranks, config.kv_dtype, config.dcp, config.expert_group, on_cpu)
-    found: tuple[Use, ...] | None = release.memo.get(key)
+    found: tuple[Use, ...] | None = release.kept.get(key)
     if found is None:
         uses = [*_weights(request.model, release, config, ranks, on_cpu)]
         uses += _attention(request.model, config, ranks)
@@ -146,7 +146,7 @@ def uses_of(request: Request, release: PricedRelease, config: Config) -> tuple[U
             shared = max(ranks.expert_ranks, ranks.expert_tp)
             case = kernel_case("all_to_all", "bf16", hidden=request.model.hidden, ranks=shared)
             uses.append(Use("all-to-all", case, 2 * len(request.model.moe.layers)))
-        found = release.memo[key] = tuple(uses)
+        found = release.kept[key] = tuple(uses)
     return found
 
 
@@ -155,10 +155,10 @@ def _weights(
 ) -> list[Use]:
     """The kernels with weights: whatever the KV cache, the same."""
     key = ("weight kernels", ranks, on_cpu)
-    found: list[Use] | None = release.memo.get(key)
+    found: list[Use] | None = release.kept.get(key)
     if found is None:
         found = [*_matrices(model, release, config, ranks), *_experts(model, release, config, ranks)]
-        release.memo[key] = found
+        release.kept[key] = found
     return found
 
 

@@ -23,9 +23,10 @@ from formulas.units import GIB
 from planner import cost_report as out
 from planner.cost import cheapest_rent
 from planner.errors import Undetermined
+from planner.offers import memory_price
 from planner.plan import Candidate, Plan, Range
 from profiles.gpus import load_gpu
-from profiles.prices import ApiPrice, Prices, PurchasePrice, age_days, staleness
+from profiles.prices import ApiPrice, MemoryPrice, Prices, PurchasePrice, age_days, staleness
 
 LASTING_DAYS: Final = 90
 """An API offer that is reported to end sooner is no alternative to a machine."""
@@ -92,7 +93,7 @@ def cost_report(
         sensitivity=_sensitivity(best, best_api, mix, volume, capacity, copies),
         verdict=verdict,
         why=why,
-        warnings=tuple(dict.fromkeys(_warnings(local, api, best_api, today))),
+        warnings=tuple(dict.fromkeys(_warnings(local, api, best_api, _counted_memory(plan, local, prices), today))),
     )
 
 
@@ -211,13 +212,27 @@ def _bought(
     left_out = [] if item.kind == "system" else ["the machine around the GPUs: give its price with --hardware-usd"]
     ram = plan.hardware.host_memory_bytes
     if ram and item.kind != "system":
-        if prices.memory:
-            low += prices.memory[0].usd_per_gib_low * ram / GIB * plan.hardware.nodes
-            high += prices.memory[0].usd_per_gib_high * ram / GIB * plan.hardware.nodes
+        memory = memory_price(prices, _cpu_of(plan))
+        if memory is not None:
+            low += memory.usd_per_gib_low * ram / GIB * plan.hardware.nodes
+            high += memory.usd_per_gib_high * ram / GIB * plan.hardware.nodes
         else:
             left_out.append(f"{ram / GIB:,.0f} GiB of RAM: no price is known, [[memory]] of --prices takes one")
     name = f"{count}x {item.item} ({item.kind})"
     return Range(low=low, expected=(low + high) / 2, high=high), name, item.date, item.source, tuple(left_out)
+
+
+def _cpu_of(plan: Plan) -> str:
+    """The CPU of the plan's first node, empty where it is not known."""
+    nodes = plan.inventory.get("nodes") or [{}]
+    model = (nodes[0].get("cpu") or {}).get("model") or {}
+    return str(model.get("value") or "")
+
+
+def _counted_memory(plan: Plan, local: Sequence[out.LocalWay], prices: Prices) -> MemoryPrice | None:
+    """The price of RAM that the purchase counts."""
+    bought = any(way.kind == "buy" and way.source != "--hardware-usd" for way in local)
+    return memory_price(prices, _cpu_of(plan)) if bought and plan.hardware.host_memory_bytes else None
 
 
 def _electricity(keys: tuple[str, ...], copies: int, given: Assumptions) -> out.CostTerm:
@@ -373,12 +388,18 @@ def _sensitivity(
 
 
 def _warnings(
-    local: tuple[out.LocalWay, ...], api: tuple[out.ApiWay, ...], best: out.ApiWay | None, today: date
+    local: tuple[out.LocalWay, ...],
+    api: tuple[out.ApiWay, ...],
+    best: out.ApiWay | None,
+    memory: MemoryPrice | None,
+    today: date,
 ) -> list[str]:
     found = []
     for way in local:
         if way.source != "--hardware-usd":
             found.append(staleness(f"{way.kind}, {way.name}", way.date, today))
+    if memory is not None:
+        found.append(staleness(memory.item, memory.date, today))
     if best is not None:
         found.append(staleness(f"API, {best.provider}", best.date, today))
     for one in api:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from formulas.storage import storage_format
 from hwdetect.bench.case import Kernel, KernelCase, kernel_case
+from hwdetect.bench.measured import is_of_one_node
 from planner.machine import Gpu
 from profiles.engines import MissingFact, load_engine, version_tuple
 from profiles.gpus import load_gpu
@@ -117,7 +118,7 @@ def measured_rate(kernels: Iterable[MeasuredSeries], kernel: Kernel) -> tuple[fl
     """Bytes per second of a copy or read that was measured on this machine, with its source; None if none was."""
     best: tuple[float, str] | None = None
     for series in kernels:
-        if series.series.startswith(f"{kernel}/"):
+        if series.series.startswith(f"{kernel}/") and not is_of_one_node(series.series):
             rate = max([point.bytes / point.median_s for point in series.points if point.median_s > 0], default=0.0)
             if rate > 0 and (best is None or rate > best[0]):
                 best = rate, f"measured by {series.provider} {series.version} on {series.date}"

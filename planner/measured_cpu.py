@@ -12,6 +12,7 @@ from math import ceil, exp, hypot, log, sqrt
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hwdetect.bench.case import KernelCase
+from hwdetect.bench.measured import is_of_one_node
 from planner.budget import Term, merged
 from planner.cases import Use, at, is_attention, uses_of
 from planner.engines.base import Priced
@@ -48,7 +49,7 @@ class CpuEvidence:
         self._series: dict[str, MeasuredSeries] = {}
         self._memory_bytes_per_s: float | None = None
         for one in series:
-            if one.series.startswith("memory_read/"):
+            if one.series.startswith("memory_read/") and not is_of_one_node(one.series):
                 rates = [point.bytes / point.median_s for point in one.points if point.median_s > 0]
                 self._memory_bytes_per_s = max([self._memory_bytes_per_s or 0.0, *rates]) or None
             if one.provider not in providers or one.threads is None:

@@ -19,6 +19,7 @@ from planner.cases import Use, uses_of
 from planner.engines.base import Config
 from planner.engines.tensor_parallel import Ranks, ranks_of
 from planner.evidence import Curve, Evidence, peak_flops
+from planner.kept import scene_of
 from planner.machine import Gpu
 from planner.request import PricedRelease, Request
 from planner.routing import Routing, busiest_share, distinct_experts
@@ -81,22 +82,25 @@ def compiled(request: Request, release: PricedRelease, config: Config) -> Compil
     assert config.group is not None
     gpu, ranks = config.group.gpu, ranks_of(config)
     fused = ranks.tp > 1 and fuses_norms(config, gpu, request.model.family)
-    key = ("compiled", config.engine, config.version, ranks, config.kv_dtype, config.dcp, gpu.key, gpu.link, fused)
-    found: Compiled | None = release.memo.get(key)
+    key = (
+        "compiled", scene_of(request), config.engine, config.version, ranks, config.kv_dtype, config.dcp, gpu.key,
+        gpu.link, fused,
+    )  # fmt: skip
+    found: Compiled | None = release.kept.get(key)
     if found is None:
         evidence = evidence_of(gpu, config.engine, config.version, request.kernels)
         uses = [use for use in uses_of(request, release, config) if use.case.kernel not in ("all_reduce", "all_to_all")]
-        known: dict[tuple[Use, int], Kernel] = release.memo.setdefault("kernels", {})
+        known: dict[tuple[Use, Evidence], Kernel] = release.memo.setdefault("kernels", {})
         kernels = []
         for use in uses:
-            kernel = known.get((use, id(evidence)))
+            kernel = known.get((use, evidence))
             if kernel is None:
-                kernel = known[use, id(evidence)] = _kernel(use, evidence, gpu)
+                kernel = known[use, evidence] = _kernel(use, evidence, gpu)
             kernels.append(kernel)
         small, eager = launches(request.model, uses)
         if fused:
             small -= 2.0 * request.model.layers
-        found = release.memo[key] = Compiled(
+        found = release.kept[key] = Compiled(
             _by_row([kernel for kernel in kernels if kernel.use.phase != "prefill"]),
             _by_row([kernel for kernel in kernels if kernel.use.phase != "decode"]),
             small, eager,

@@ -375,7 +375,7 @@ def _scaled(budget: Budget, tokens: float, at_once: float) -> Budget:
 
 def _active_parameters(model: ModelSpec, release: PricedRelease) -> tuple[float, float]:
     """Parameters each token is multiplied with: always, and of routed experts."""
-    found: tuple[float, float] | None = release.memo.get("active")
+    found: tuple[float, float] | None = release.kept.get("active")
     if found is None:
         always = routed = 0
         for group in release.tensors.groups:
@@ -386,7 +386,7 @@ def _active_parameters(model: ModelSpec, release: PricedRelease) -> tuple[float,
             else:
                 always += group.parameters
         share = model.moe.top_k / model.moe.experts if model.moe is not None else 0.0
-        found = release.memo["active"] = (float(always), routed * share)
+        found = release.kept["active"] = (float(always), routed * share)
     return found
 
 

@@ -14,6 +14,7 @@ from planner import recommend_report as out
 from planner.assemble import candidate, quality_of_release, verdict_of
 from planner.hardware import describe, machine_of, summary_text
 from planner.machine import Machine, Node
+from planner.offers import memory_price
 from planner.options import Options
 from planner.plan import Range
 from planner.request import Bounds, Request
@@ -88,7 +89,7 @@ def _changes(request: Request, same: Request, today: Found | None, prices: Price
     if host.ram is not None:
         for factor in RAM_STEPS:
             grown = host.ram * factor
-            usd = _ram_price((grown - host.ram) * len(machine.nodes), prices)
+            usd = _ram_price((grown - host.ram) * len(machine.nodes), host.name, prices)
             yield _Change(f"{grown / GIB:,.0f} GiB of RAM", _with_host(request, ram=grown), usd)
         if host.bandwidth is not None:
             rate = host.bandwidth * FASTER_RAM
@@ -128,10 +129,11 @@ def _gpu_price(key: str, count: int, prices: Prices) -> Range | None:
     return Range(low=low, expected=(low + high) / 2, high=high)
 
 
-def _ram_price(size: int, prices: Prices) -> Range | None:
-    if not prices.memory:
+def _ram_price(size: int, cpu: str, prices: Prices) -> Range | None:
+    price = memory_price(prices, cpu)
+    if price is None:
         return None
-    low, high = [rate * size / GIB for rate in (prices.memory[0].usd_per_gib_low, prices.memory[0].usd_per_gib_high)]
+    low, high = [rate * size / GIB for rate in (price.usd_per_gib_low, price.usd_per_gib_high)]
     return Range(low=low, expected=(low + high) / 2, high=high)
 
 
@@ -175,8 +177,10 @@ def _quality(request: Request, found: Found) -> str:
     quality = quality_of_release(request, found.release.release)
     if quality.native or not quality.facts:
         return quality.note
-    fact = next((one for one in quality.facts if one.metric == "kld"), quality.facts[0])
-    return f"{fact.metric} {fact.value:g} ({fact.suite})"
+    own = [one for one in quality.facts if one.measured_on == "release"]
+    fact = next((one for one in own or quality.facts if one.metric == "kld"), (own or quality.facts)[0])
+    throughout = "" if own else ", of its main type throughout"
+    return f"{fact.metric} {fact.value:g} ({fact.suite}{throughout})"
 
 
 def _worth(row: out.Upgrade) -> tuple[float, ...]:

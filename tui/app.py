@@ -19,6 +19,8 @@ from tui.program import Machine, MachineScreen, Program, Refused, Values
 
 if TYPE_CHECKING:
     from planner.plan import Plan
+    from tui.bench_program import BenchTask
+    from tui.compare_screen import Front
 
 DARK, LIGHT = "textual-dark", "textual-light"
 
@@ -38,6 +40,8 @@ class MoeplanApp(App[None]):
         Binding("f3", "launch", "Launch", priority=True),
         Binding("f4", "hardware", "Hardware", priority=True),
         Binding("f7", "curves", "Plots", priority=True),
+        Binding("f5", "bench", "Bench", priority=True),
+        Binding("f6", "compare", "Compare", priority=True),
         Binding("f8", "dark_or_light", "Dark/light", show=False, priority=True),
         Binding("ctrl+q", "quit", "Quit", priority=True),
     ]
@@ -49,6 +53,7 @@ class MoeplanApp(App[None]):
         self._machine: Machine | None = None
         self._no_machine = ""
         self._plan_screen = PlanScreen(program, values)
+        self._kept: dict[str, Screen[None]] = {}
 
     def on_mount(self) -> None:
         """The plan screen first; the machine is looked at behind it."""
@@ -137,6 +142,40 @@ class MoeplanApp(App[None]):
         if self._machine is not None or self._no_machine:
             screen.machine_found(self._machine, self._no_machine)
 
+    def action_bench(self) -> None:
+        """Kernels measured on this machine."""
+        from tui.bench_screen import BenchScreen
+
+        self._show_kept("bench", lambda: BenchScreen(self._program.bench(), self._what_to_bench))
+
+    def action_compare(self) -> None:
+        """What is marked side by side, against APIs, and other hardware."""
+        from tui.compare_screen import CompareScreen
+
+        self._show_kept("compare", lambda: CompareScreen(self._program.compare(), self._front))
+
+    def _show_kept(self, name: str, made: Callable[[], Screen[None]]) -> None:
+        """A screen that stays as it was left, and whose work goes on behind others."""
+        self.action_plan()
+        if name not in self._kept:
+            self._kept[name] = made()
+            self.install_screen(self._kept[name], name)
+        self.push_screen(name)
+
+    def _what_to_bench(self) -> BenchTask:
+        from tui.bench_program import BenchTask
+
+        plan, row = self._plan_screen, self._plan_screen.row
+        if not plan.is_up_to_date or plan.answer is None:
+            return BenchTask("quick", plan.values, None, None)
+        return BenchTask("quick", plan.values, plan.answer.plan, row.candidate if row is not None else None)
+
+    def _front(self) -> Front:
+        from tui.compare_screen import Front
+
+        plan = self._plan_screen
+        return Front(plan.values, plan.answer if plan.is_up_to_date else None, self._machine, plan.marks)
+
     def action_save_plan(self) -> None:
         """The plan as JSON."""
         plan = self._plan_to_save()
@@ -186,6 +225,8 @@ class MoeplanApp(App[None]):
         yield SystemCommand("Plan", "Knobs and ranking", self.action_plan)
         yield SystemCommand("Launch files", "What starts the row chosen", self.action_launch)
         yield SystemCommand("Hardware", "This machine and its check", self.action_hardware)
+        yield SystemCommand("Bench", "Kernels measured on this machine, beside the prediction", self.action_bench)
+        yield SystemCommand("Compare", "Rows side by side, against APIs, other hardware", self.action_compare)
         yield SystemCommand("Look again", "Detect this machine anew", self.action_look_again)
         yield SystemCommand("Find a knob", "By its name", self.action_find_knob)
         yield SystemCommand("Plots", "KV cache and speed against context and load", self.action_curves)

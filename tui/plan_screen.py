@@ -16,6 +16,7 @@ from textual.widgets import DataTable, Footer, Static
 from tui.curves_pane import Ask, CurvesPane
 from tui.knob_panel import KnobPanel
 from tui.latest import Answered, Latest
+from tui.marks import MOST, Mark, Marks
 from tui.memory_bars import MemoryBars
 from tui.program import Answer, Machine, Program, Refused, Row, Values
 
@@ -34,6 +35,7 @@ follow. A knob that is left empty shows in grey what the plan takes instead.
   Enter             on a knob: choose from a list, where it has one; on a row: its ledger and its time by kernel
   Shift+Up, +Down   turn a knob: twice or half as many, or the next of its list
   Ctrl+F            find a knob by its name; Ctrl+L clears one
+  Space             mark a row, or unmark it: F6 compares up to four, also of different knobs
   F3                files that start the row under the cursor
   F7                its KV cache and its speed against context and load, as plots and tables
   Ctrl+S            save the plan as JSON, which `moeplan launch` and `moeplan check` read
@@ -53,6 +55,7 @@ class PlanScreen(Screen[None]):
         Binding("ctrl+f", "find_knob", "Find knob", show=False, priority=True),
         Binding("ctrl+s", "app.save_plan", "Save plan", show=False),
         Binding("ctrl+r", "app.save_report", "Save report", show=False),
+        Binding("space", "mark", "Mark"),
     ]
 
     def __init__(self, program: Program, values: Values) -> None:
@@ -68,6 +71,7 @@ class PlanScreen(Screen[None]):
         self.answer: Answer | None = None
         self.row: Row | None = None
         self.is_up_to_date = False
+        self.marks = Marks()
 
     def compose(self) -> ComposeResult:
         """What is planned in a line, knobs, ranking, summary and bars."""
@@ -162,9 +166,21 @@ class PlanScreen(Screen[None]):
         panel = self.query_one(KnobPanel)
         panel.show_error(None)
         panel.show_in_force(answer.in_force)
+        self.marks.renew(answer, self.values)
         self.query_one("#title", Static).update(Text(answer.title, no_wrap=True, overflow="ellipsis"))
-        self._say(answer.counts)
+        self._say_counts(answer)
         self._fill(answer)
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The knobs: of the plan shown, where it is up to date."""
+        if self.is_up_to_date and self._asked is not None:
+            return self._asked[0]
+        return self.query_one(KnobPanel).values()
+
+    def _say_counts(self, answer: Answer) -> None:
+        marked = len(self.marks.all)
+        self._say(f"{marked} marked, F6 compares. {answer.counts}" if marked else answer.counts)
 
     def _refused(self, refusal: Refused) -> None:
         self.query_one(KnobPanel).show_error(refusal.knob, str(refusal))
@@ -188,6 +204,8 @@ class PlanScreen(Screen[None]):
                 Text(cell, style=style if place == 1 else faint, justify=_side(column))
                 for place, (column, cell) in enumerate(zip(self._program.columns, row.cells, strict=True))
             ]
+            if self.marks.has(row.key, self.values):
+                cells[0] = Text(f"{row.cells[0]}*", style="bold")
             table.add_row(*cells)
         keys = [row.key for row in answer.rows]
         place = keys.index(keep) if keep in keys else 0
@@ -225,6 +243,30 @@ class PlanScreen(Screen[None]):
 
         if self.row is not None:
             self.app.push_screen(DetailScreen(self.row.details()))
+
+    def on_screen_resume(self) -> None:
+        """Marks may have been dropped where they are compared."""
+        if self.is_up_to_date and self.answer is not None:
+            self._say_counts(self.answer)
+            self._fill(self.answer)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Rows are marked in the ranking; a knob takes the space as a letter."""
+        del parameters
+        return action != "mark" or isinstance(self.focused, DataTable)
+
+    def action_mark(self) -> None:
+        """Keep the row to be compared, over changes of the knobs."""
+        row, answer = self.row, self.answer
+        if row is None or answer is None or not self.is_up_to_date:
+            return
+        if row.candidate is None:
+            self.notify("This row does not fit; there is nothing to compare.", severity="warning")
+        elif not self.marks.toggle(Mark(row.key, self.values, answer.plan, row.candidate)):
+            self.notify(f"{MOST} are marked already: F6 compares and drops them.", severity="warning")
+        else:
+            self._say_counts(answer)
+            self._fill(answer)
 
 
 def _side(column: str) -> Literal["left", "right"]:

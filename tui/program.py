@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from planner.plan import Candidate, Plan, Verdict
+    from tui.bench_program import BenchProgram
+    from tui.compare_program import CompareProgram
 
 Machine = Any
 """An inventory, which the screens only hand on."""
@@ -130,7 +132,7 @@ class Program:
     curves: plots of a candidate of the plan that ``replan`` made of the same knobs and machine; raises ``Refused``.
     save: writes files into a folder, (folder, files, overwrite), and returns what was done in a line; ``save_plan``
     the same for a plan and a file, ``save_report`` for the report of a plan and the rank it recommends. All raise
-    ``Refused``.
+    ``Refused``. ``bench`` and ``compare`` are asked for when their screens are opened.
     """
 
     columns: tuple[str, ...]
@@ -146,3 +148,5 @@ class Program:
     save_plan: Callable[[str, Plan, bool], str]
     save_report: Callable[[str, Plan, int, bool], str]
     curves: Callable[[Values, Machine | None, Candidate, Alive], tuple[Curve, ...]]
+    bench: Callable[[], BenchProgram]
+    compare: Callable[[], CompareProgram]

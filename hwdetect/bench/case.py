@@ -19,6 +19,7 @@ Kernel = Literal[
     "dense",
     "cpu_dense",
     "router",
+    "cpu_router",
     "mla_decode",
     "mla_prefill",
     "gqa_decode",
@@ -28,6 +29,7 @@ Kernel = Literal[
     "all_to_all",
     "memory_read",
     "host_to_device",
+    "gpu_to_gpu",
     "disk_read",
     "decode_layer",
 ]
@@ -50,11 +52,11 @@ class KernelCase(NamedTuple):
 
     grouped_moe, cpu_moe  experts (on this rank), experts_total, top_k, hidden, inter (per rank)
     dense, cpu_dense      out, in
-    router                experts, hidden, top_k
+    router, cpu_router    experts, hidden, top_k
     mla_*                 heads, kv_lora, rope, nope, v
     gqa_*, cpu_attention  heads, kv_heads, head, v
     all_reduce/_to_all    hidden, ranks
-    copies and reads      bytes
+    copies and reads      bytes; of memory also node (a NUMA node) or nodes (so many at once)
 
     ``batch`` is the tokens of the step (for decode attention the sequences, for copies 1); ``context`` the cached
     tokens of each sequence, for attention only.
@@ -172,6 +174,7 @@ _WORK = {
     "dense": _dense,
     "cpu_dense": _dense,
     "router": _router,
+    "cpu_router": _router,
     "mla_decode": _mla_decode,
     "mla_prefill": _mla_prefill,
     "gqa_decode": _gqa_decode,
@@ -181,6 +184,7 @@ _WORK = {
     "all_to_all": _message,
     "memory_read": _copy,
     "host_to_device": _copy,
+    "gpu_to_gpu": _copy,
     "disk_read": _copy,
     "decode_layer": _no_work,
 }

@@ -5,9 +5,33 @@ A calibration file holds a list of ``MeasuredSeries`` under ``kernels``; the pla
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+
+_ONE_NODE: Final = re.compile(r"^memory_read/.*\.node\d")
+_ALL_NODES: Final = re.compile(r"^memory_read/.*\.nodes(\d+)")
+
+
+def is_of_one_node(series: str) -> bool:
+    """Whether it reads the memory of one NUMA node of several.
+
+    >>> is_of_one_node("memory_read/bf16/bytes8.node1"), is_of_one_node("memory_read/bf16/bytes8.nodes2")
+    (True, False)
+    """
+    return _ONE_NODE.match(series) is not None
+
+
+def nodes_read(series: str) -> int | None:
+    """Over how many NUMA nodes memory was read; None where it was not put on each of them.
+
+    >>> nodes_read("memory_read/bf16/bytes8.nodes2"), nodes_read("memory_read/bf16/bytes8")
+    (2, None)
+    """
+    found = _ALL_NODES.match(series)
+    return int(found[1]) if found is not None else None
 
 
 class MeasuredPoint(BaseModel):

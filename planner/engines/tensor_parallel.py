@@ -18,6 +18,9 @@ from profiles.model import ModelSpec
 
 CHECKPOINT = "tensor list of the release"
 GGUF_REASON = "GGUF files are for llama.cpp and KTransformers"
+ASSUMED_LOW = 0.98
+ASSUMED_HIGH = 1.02
+"""Range of weights whose tensor types are not exactly known."""
 
 
 class Ranks(NamedTuple):
@@ -52,9 +55,9 @@ def shards_of(
     """The shard table of a configuration, kept for the next one that divides alike."""
     ranks = ranks_of(config)
     key = ("shards", ranks, vision_sharded, padding)
-    found = release.memo.get(key)
+    found: ShardTable | None = release.kept.get(key)
     if found is None:
-        found = release.memo[key] = build_shards(
+        made = build_shards(
             request.model,
             release.tensors.groups,
             tp=ranks.tp,
@@ -64,6 +67,8 @@ def shards_of(
             scale=release.tensors.scale,
             padding=padding,
         )
+        # The first one made stays, whichever thread made it: entries of its weights are found by it.
+        found = release.kept.setdefault(key, made)
     return found
 
 
@@ -115,7 +120,7 @@ def weight_entries(
     model = request.model
     first, stop = stages_of(model, config)[stage]
     key = ("weights", ranks_of(config), config.pp, first, stop, config.text_only, id(shards), copies_projection)
-    found = release.memo.get(key)
+    found = release.kept.get(key)
     if found is not None:
         return list(found)
     experts = sum([shard.expert * shard.experts for shard in shards.layers[first:stop]])
@@ -130,7 +135,9 @@ def weight_entries(
         if evidence == "exact":
             entries.append(exact("weights", what, size, formula, CHECKPOINT))
         else:
-            entries.append(ranged("weights", what, size, size * 0.98, size * 1.02, formula, CHECKPOINT, "assumed"))
+            entries.append(
+                ranged("weights", what, size, size * ASSUMED_LOW, size * ASSUMED_HIGH, formula, CHECKPOINT, "assumed")
+            )
 
     where = (
         f"{shards.experts_on_rank} whole experts per layer" if config.ep > 1 else "each expert divided over the ranks"
@@ -161,7 +168,7 @@ def weight_entries(
                 "2 x layers x heads / tp x (nope + v) x kv_lora_rank", "kv_b kept in the form decode uses, bf16",
             )
         )  # fmt: skip
-    release.memo[key] = tuple(entries)
+    release.kept[key] = tuple(entries)
     return entries
 
 

@@ -133,10 +133,7 @@ class Vllm:
         gpu, facts, version = group.gpu, self.facts, config.version
         # vLLM takes its share of the whole GPU, and refuses to start where less than that is free.
         held = gpu.occupied
-        if not config.utilization:
-            default = facts.at("gpu_memory_utilization", version).value
-            free = int(100 * gpu.visible_low / (gpu.visible_low + held)) / 100 if held else 1.0
-            config = config._replace(utilization=min(default, free))
+        config = config._replace(utilization=self._utilization(config, gpu))
         shards = shards_of(
             request, release, config,
             vision_sharded=vision_is_sharded(request.model, config),
@@ -144,7 +141,7 @@ class Vllm:
         )  # fmt: skip
         usable = int((gpu.visible + held) * config.utilization)
         usable_low = int((gpu.visible_low + held) * config.utilization)
-        usable_high = int((gpu.visible_high + held) * config.utilization)
+        usable_high = self.most_usable(request, config)
         fixed = self._fixed_entries(request, release, config, gpu, shards)
         graphs = self._graph_entry(request, config, gpu)
         kind = "_rocm" if gpu.vendor == "amd" else ""
@@ -187,6 +184,20 @@ class Vllm:
             reason = f"other processes hold {held / 2**30:.1f} GiB: vLLM starts only where its whole share is free"
             return priced._replace(verdict="no", reason=reason)
         return priced
+
+    def most_usable(self, request: Request, config: Config) -> int:
+        """Bytes of a GPU that it uses at most."""
+        del request
+        assert config.group is not None
+        gpu = config.group.gpu
+        return int((gpu.visible_high + gpu.occupied) * self._utilization(config, gpu))
+
+    def _utilization(self, config: Config, gpu: Gpu) -> float:
+        """What was asked for, else the default, or less where other processes hold memory."""
+        if config.utilization:
+            return config.utilization
+        free = int(100 * gpu.visible_low / (gpu.visible_low + gpu.occupied)) / 100 if gpu.occupied else 1.0
+        return min(self.facts.at("gpu_memory_utilization", config.version).value, free)
 
     def _fixed_entries(
         self, request: Request, release: PricedRelease, config: Config, gpu: Gpu, shards: ShardTable

@@ -77,7 +77,7 @@ check_machine
 exec 9> "$folder/lock"
 flock 9
 parts=("${@:2}")
-((${#parts[@]})) || parts=(base vllm vllm-0.19.0 vllm-0.11.0 sglang sglang-0.5.6 sglang-kt)
+((${#parts[@]})) || parts=(base vllm vllm-0.19.0 vllm-0.11.0 sglang sglang-0.5.6 sglang-kt kernels)
 for part in "${parts[@]}"; do
     install "$part"
 done

@@ -119,3 +119,18 @@ def test_a_rate_of_one_numa_node_is_not_that_of_the_memory(machine: Inventory) -
     alone = machine.nodes[0].model_copy(update={"numa": machine.nodes[0].numa[:1]})
     (node,) = with_measured_rates(machine.model_copy(update={"nodes": (alone,)})).nodes
     assert known(node.memory.bandwidth_bytes_per_s) == 90e9
+
+
+def test_a_rate_of_all_numa_nodes_is_that_of_the_memory(machine: Inventory) -> None:
+    rates = {"nodes2": 170e9, "node0": 200e9, "node1": 90e9}
+    keep(
+        machine,
+        *[
+            series("memory_read", rate, provider="machine", device="Xeon", threads=96).model_copy(
+                update={"series": f"memory_read/bf16/bytes1.{place}"}
+            )
+            for place, rate in rates.items()
+        ],
+    )
+    (node,) = with_measured_rates(machine).nodes
+    assert known(node.memory.bandwidth_bytes_per_s) == 170e9

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -97,7 +97,8 @@ class Writable(Protocol):
     def tensors(self) -> tuple[Tensor, ...]: ...
 
 
-Data = Literal["random", "sparse"]
+Data = Literal["random", "sparse"] | Callable[[Tensor], Iterable[bytes]]
+"""Or what gives the bytes of each tensor, in parts."""
 
 
 def write_gguf(
@@ -149,10 +150,13 @@ def _write_file(path: Path, version: int, fields: Sequence[Field], tensors: Sequ
             file.write(struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape))
             file.write(struct.pack("<IQ", GGML_TYPES[tensor.kind].number, offset))
         start = _aligned(file.tell())
-        if data == "random":
+        if data != "sparse":
             for tensor, offset in zip(tensors, offsets, strict=True):
                 file.seek(start + offset)
-                _write_random(file, tensor)
+                if data == "random":
+                    _write_random(file, tensor)
+                else:
+                    file.writelines(data(tensor))
         file.truncate(start + end)
 
 

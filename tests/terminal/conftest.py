@@ -33,7 +33,9 @@ class Terminal(NamedTuple):
         """The program in a window of this size, with variables as ``NAME=value``; the window stays when it ends."""
         program = shlex.join([sys.executable, "-m", "moeplan", *argv])
         # pytest's plugins set a size, which would overrule the terminal's own.
-        where = f"-u COLUMNS -u LINES PYTHONPATH={shlex.quote(str(REPOSITORY))} LC_ALL=C.UTF-8 {variables}"
+        where = f"-u COLUMNS -u LINES PYTHONPATH={shlex.quote(str(REPOSITORY))} LC_ALL=C.UTF-8"
+        where += f" XDG_DATA_HOME={shlex.quote(str(self.folder / 'data'))}"
+        where += f" {variables}"
         line = f"cd {shlex.quote(str(self.folder))} && env {where} {program}; echo ended with $?; cat"
         self.tmux("new-session", "-d", "-s", "test", "-x", str(size[0]), "-y", str(size[1]), line)
 

@@ -73,6 +73,32 @@ def test_plots_and_their_table_on_a_small_terminal(terminal: Terminal) -> None:
     assert "262,144" in terminal.wait_for("17.16")
     terminal.press("Escape")
     terminal.wait_for("GiB free")
+
+
+def test_kernels_are_measured_and_kept_and_rows_compared(terminal: Terminal) -> None:
+    terminal.start("tui", "kimi-k2.5", size=(100, 30))
+    terminal.wait_for("do not; objective")
+    terminal.press("F5")
+    terminal.wait_for("Nothing is measured yet")
+    terminal.press("Enter")
+    terminal.wait_for("ms median, quartiles")
+    terminal.press("c")
+    terminal.wait_for("cancelled, Enter goes on from here")
+    terminal.press("u")
+    terminal.wait_for("Kept in")
+    (kept,) = (terminal.folder / "data" / "moeplan" / "calibrations").glob("*.json")
+    found = json.loads(kept.read_text(encoding="utf-8"))["kernels"]
+    assert any(one["series"].startswith("memory_read/") for one in found)
+
+    terminal.press("F2")
+    terminal.wait_for("do not; objective")
+    terminal.type("8xH200")
+    terminal.wait_for("Kimi K2.5 on 8x h200-sxm-141")
+    terminal.press("F6")
+    shown = terminal.wait_for("tok/s in total")
+    assert "A: rank 1" in shown
+    terminal.type("3r")
+    terminal.wait_for("Rent, cheapest first")
     terminal.press("C-q")
     terminal.wait_for("ended with 0")
 

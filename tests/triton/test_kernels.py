@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
 import triton.language as tl
 
-from hwdetect.bench.workers import triton_gpu, triton_kernels
+from hwdetect.bench.workers import deep_gemm_gpu, torch_cpu, torch_gpu, triton_gpu, triton_kernels
+from hwdetect.bench.workers.gpu import Device
+from hwdetect.bench.workers.gpu_experts import Buffers, local_ids
 from hwdetect.bench.workers.serve import CannotRun
 from hwdetect.bench.workers.timing import Options, measure
 
@@ -95,3 +99,84 @@ def test_blocks_hold_one_expert_each() -> None:
         assert all(placed.reshape(-1)[pair] == expert for pair in pairs)
         seen += pairs
     assert sorted(seen) == list(range(placed.size))
+
+
+SHAPES = {
+    "gqa_decode": ({"heads": 12, "kv_heads": 2, "head": 64, "v": 64}, 3, 100),
+    "gqa_decode of one head a key": ({"heads": 2, "kv_heads": 2, "head": 32, "v": 32}, 2, 33),
+    "gqa_prefill": ({"heads": 6, "kv_heads": 2, "head": 64, "v": 32}, 20, 13),
+    "mla_prefill": ({"heads": 3, "kv_lora": 64, "rope": 16, "nope": 32, "v": 32}, 40, 0),
+}
+
+
+@pytest.mark.parametrize("module", [triton_gpu, torch_gpu], ids=["triton", "torch"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_attention_with_keys_and_values(name: str, module: ModuleType) -> None:
+    dims, batch, context = SHAPES[name]
+    answer = measure(module.build(name.split()[0], "bf16", dims, OPTIONS)(batch, context), OPTIONS)
+    assert answer["correctness"]["max_relative_error"] < 1e-5
+    assert answer["clock"] == "device"
+
+
+def test_a_prompt_that_sees_later_tokens_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    dims, batch, context = SHAPES["gqa_prefill"]
+    monkeypatch.setattr("torch.nn.attention.bias.causal_lower_right", lambda *_: None)
+    answer = measure(torch_gpu.build("gqa_prefill", "bf16", dims, OPTIONS)(batch, context), OPTIONS)
+    assert "incorrect" in answer
+
+
+def test_many_parts_are_put_together() -> None:
+    dims = {"heads": 4, "kv_heads": 1, "head": 16, "v": 16}
+    prepared = triton_gpu.build("gqa_decode", "bf16", dims, OPTIONS)(1, 300)
+    assert prepared.error() < 1e-5
+
+
+@pytest.mark.parametrize("widths", [{"head": 112, "v": 64}, {"head": 64, "v": 48}])
+def test_widths_that_our_attention_has_not(widths: dict[str, int]) -> None:
+    with pytest.raises(CannotRun, match="no Triton kernel of ours has keys of"):
+        triton_gpu.build("gqa_decode", "bf16", {"heads": 4, "kv_heads": 1, **widths}, OPTIONS)(1, 32)
+
+
+def test_a_cache_in_fp8_is_refused() -> None:
+    with pytest.raises(CannotRun, match="bf16 cache, not for fp8"):
+        torch_gpu.build("gqa_decode", "fp8", {"heads": 4, "kv_heads": 1, "head": 16, "v": 16}, OPTIONS)
+
+
+def test_rows_of_grouped_fp8_lie_in_tiles_of_one_expert() -> None:
+    placed = routed(40, 5, 2)
+    placed[7, 1] = -1
+    pair_of_row, expert_of_row, row_of_pair = deep_gemm_gpu.rows_by_expert(placed, 5)
+    assert len(pair_of_row) % deep_gemm_gpu.ALIGNMENT == 0
+    for pair, expert in enumerate(placed.reshape(-1).tolist()):
+        assert expert_of_row[row_of_pair[pair]] == expert
+        assert expert < 0 or pair_of_row[row_of_pair[pair]] == pair
+    for tile in expert_of_row.reshape(-1, deep_gemm_gpu.ALIGNMENT):
+        assert len(set(tile.tolist())) == 1
+
+
+def test_rounding_to_fp8_keeps_the_size() -> None:
+    values = torch.randn(3, 256)
+    stored, scales = deep_gemm_gpu.rounded(values, torch)
+    back = stored.float().view(3, 2, 128) * scales[:, :, None]
+    assert float((back.view(3, 256) - values).norm() / values.norm()) < 0.04
+
+
+@pytest.mark.parametrize(("held", "ids"), [(6, [[0, 5], [2, 1]]), (4, [[0, 6], [2, 1]])])
+def test_experts_elsewhere_are_no_index(held: int, ids: list[list[int]]) -> None:
+    # Six slots; of eight experts with four here the second of the first token is elsewhere.
+    device = Device()
+    make, mapped = local_ids({"experts": held, "experts_total": 6}, device, 6)
+    buffers = Buffers(None, torch.zeros((2, 2), dtype=torch.int32), None, None)
+    placed = np.array([[0, 5 if held == 6 else -1], [2, 1]], dtype=np.int32)
+    found, renew = make(buffers)
+    buffers.slots.copy_(torch.from_numpy(placed))
+    renew(placed)
+    assert found.tolist() == ids
+    assert mapped is None if held == 6 else mapped.tolist() == [0, 1, 2, 3, 4, 5, -1]
+
+
+def test_a_router_on_a_cpu() -> None:
+    dims = {"experts": 48, "hidden": 256, "top_k": 8}
+    for quantization in ("F32", "bf16"):
+        answer = measure(torch_cpu.build("cpu_router", quantization, dims, OPTIONS)(3, 0), OPTIONS)
+        assert answer["correctness"]["max_relative_error"] < 0.01

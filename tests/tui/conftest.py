@@ -12,10 +12,15 @@ from rich.text import Text
 from textual.pilot import Pilot
 from textual.widgets import DataTable
 
+from moeplan import screens_bench, screens_compare
 from moeplan.screens import COLUMNS, answer_of, choices, described
 from planner.plan import Candidate, Plan
 from tests.moeplan.conftest import fitting, offloaded, plan_of
+from tests.tui import samples
 from tui.app import MoeplanApp
+from tui.bench_program import BenchAnswer, BenchProgram, BenchTask, BenchWatch
+from tui.compare_program import CompareProgram
+from tui.marks import Mark
 from tui.program import Alive, Answer, Curve, LaunchFiles, Line, Machine, Program, Refused, Values
 
 WAIT_S = 20
@@ -67,6 +72,11 @@ class Stage:
     drawn: list[tuple[dict[str, str], int]] = field(default_factory=list)
     undrawn: list[int] = field(default_factory=list)
     plotless: str = ""
+    benched: list[BenchTask] = field(default_factory=list)
+    kept: list[object] = field(default_factory=list)
+    costed: list[tuple[list[str], str]] = field(default_factory=list)
+    recommended: list[tuple[dict[str, str], Machine | None, str]] = field(default_factory=list)
+    stopped: int = 0
     looks: int = 0
     plan: Plan = field(default_factory=lambda: plan_of((fitting(), offloaded())))
     refusal: Callable[[Values], Refused | None] = lambda values: None
@@ -74,11 +84,17 @@ class Stage:
     planning: threading.Event = field(default_factory=threading.Event)
     looking: threading.Event = field(default_factory=threading.Event)
     drawing: threading.Event = field(default_factory=threading.Event)
+    measuring: threading.Event = field(default_factory=threading.Event)
+    searching: threading.Event = field(default_factory=threading.Event)
+    no_bench: str = ""
+    no_keep: str = ""
 
     def __post_init__(self) -> None:
         self.drawing.set()
         self.planning.set()
         self.looking.set()
+        self.measuring.set()
+        self.searching.set()
 
     def replan(self, values: Values, machine: Machine | None, alive: Alive) -> Answer:
         self.asked.append(dict(values))
@@ -134,6 +150,54 @@ class Stage:
             raise Refused(self.plotless)
         return CURVES
 
+    def run_bench(self, task: BenchTask, watch: BenchWatch) -> BenchAnswer:
+        self.benched.append(task)
+        if self.no_bench:
+            raise Refused(self.no_bench)
+        watch.begins("cpu_moe int4_g32, batch 1, by ggml")
+        watch.progress(1, 6)
+        watch.found(screens_bench.lines_of(samples.ROWS[:1], ()))
+        while not self.measuring.wait(0.01):
+            if watch.is_cancelled():
+                self.stopped += 1
+                ended = samples.report(ended="interrupted", rows=samples.ROWS[:2], not_measured=())
+                return screens_bench.answer_of(ended, None)
+        return screens_bench.answer_of(samples.report(), samples.validation() if task.kind == "plan" else None)
+
+    def keep(self, result: object) -> str:
+        if self.no_keep:
+            raise Refused(self.no_keep)
+        self.kept.append(result)
+        return "Kept in calibration.json: plans of this machine use it"
+
+    def bench_program(self) -> BenchProgram:
+        return BenchProgram(screens_bench.COLUMNS, screens_bench.offers, self.run_bench, self.keep)
+
+    def cost(self, marks: tuple[Mark, ...], flags: str) -> Text:
+        self.costed.append(([mark.key for mark in marks], flags))
+        if flags.startswith("--nonsense"):
+            raise Refused("unknown flag --nonsense")
+        return Text(f"API: the API is the sensible choice {flags}")
+
+    def recommend(self, values: Values, machine: Machine | None, flags: str, alive: Alive) -> Text:
+        self.recommended.append((dict(values), machine, flags))
+        alive(1, 4)
+        while not self.searching.wait(0.01):
+            try:
+                alive(2, 4)
+            except Exception:
+                self.stopped += 1
+                raise
+        if flags.startswith("--nonsense"):
+            raise Refused("unknown flag --nonsense")
+        return Text("rent: 8x H200")
+
+    def compare_program(self) -> CompareProgram:
+        return CompareProgram(
+            cost_flags=screens_compare.COST_FLAGS, recommend_flags=screens_compare.RECOMMEND_FLAGS,
+            compare=screens_compare.compare, cost=self.cost, recommend=self.recommend,
+        )  # fmt: skip
+
     def program(self) -> Program:
         return Program(
             columns=COLUMNS,
@@ -149,10 +213,15 @@ class Stage:
             save_plan=self.save_plan,
             save_report=self.save_report,
             curves=self.curves,
+            bench=self.bench_program,
+            compare=self.compare_program,
         )
 
     def app(self, **values: str) -> MoeplanApp:
-        return MoeplanApp(self.program(), {"model": "kimi-k2.5", **values})
+        app = MoeplanApp(self.program(), {"model": "kimi-k2.5", **values})
+        # What moves would be at another place in every picture.
+        app.animation_level = "none"
+        return app
 
     def detected_plan(self) -> None:
         """Plans are for this machine."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input, OptionList, TabbedContent, TabPane
+from textual.widgets import DataTable, Input, OptionList, ProgressBar, Static, TabbedContent, TabPane
 
 from tests.tui.conftest import CURVES, Stage, planned, until
 from tui.curve_plot import CurvePlot
@@ -108,3 +108,80 @@ def test_hardware(stage: Stage, snap_compare: SnapCompare) -> None:
         await until(pilot, lambda: "replace it" in str(screen.query_one("#findings").content))
 
     assert snap_compare(stage.app(), terminal_size=(80, 24), run_before=hardware)
+
+
+async def benched(pilot: Pilot[None], *keys: str) -> None:
+    await planned(pilot)
+    await pilot.press("down", "f5", *keys, "enter")
+    await until(pilot, lambda: "cases measured" in str(pilot.app.screen.query_one("#status", Static).content))
+
+
+@SIZES
+def test_bench(stage: Stage, snap_compare: SnapCompare, size: tuple[int, int]) -> None:
+    async def details(pilot: Pilot[None]) -> None:
+        await benched(pilot)
+        await pilot.press("1", "ctrl+end", "up")
+
+    assert snap_compare(stage.app(gpu="8xH200"), terminal_size=size, run_before=details)
+
+
+def test_bench_while_it_runs(stage: Stage, snap_compare: SnapCompare) -> None:
+    stage.measuring.clear()
+
+    async def running(pilot: Pilot[None]) -> None:
+        await planned(pilot)
+        await pilot.press("f5", "enter")
+        await until(pilot, lambda: pilot.app.screen.query_one(DataTable).row_count)
+
+    assert snap_compare(stage.app(gpu="8xH200"), terminal_size=(80, 24), run_before=running)
+
+
+@pytest.mark.parametrize(("view", "light"), [("2", False), ("3", True), ("4", False)])
+def test_bench_views(stage: Stage, snap_compare: SnapCompare, view: str, light: bool) -> None:
+    async def seen(pilot: Pilot[None]) -> None:
+        await benched(pilot, "down")
+        await pilot.press(view, *["f8"] * light)
+
+    assert snap_compare(stage.app(gpu="8xH200"), terminal_size=(80, 24), run_before=seen)
+
+
+async def compared(pilot: Pilot[None]) -> None:
+    await planned(pilot)
+    await pilot.press("space", "down", "space", "f6")
+
+
+@SIZES
+def test_compare(stage: Stage, snap_compare: SnapCompare, size: tuple[int, int]) -> None:
+    assert snap_compare(stage.app(gpu="8xH200"), terminal_size=size, run_before=compared)
+
+
+def test_compare_of_other_knobs_in_the_light(stage: Stage, snap_compare: SnapCompare) -> None:
+    async def pinned(pilot: Pilot[None]) -> None:
+        await planned(pilot)
+        await pilot.press("space", "down", "space")
+        screen: Any = pilot.app.screen
+        screen.query_one("#knob-context").value = "128k"
+        await until(pilot, lambda: len(stage.asked) == 2 and screen.is_up_to_date)
+        await pilot.press("space", "up", "space", "f6", "f8")
+
+    assert snap_compare(stage.app(gpu="8xH200"), terminal_size=(120, 40), run_before=pinned)
+
+
+def test_cost(stage: Stage, snap_compare: SnapCompare) -> None:
+    async def costed(pilot: Pilot[None]) -> None:
+        await compared(pilot)
+        await pilot.press("2")
+        await until(pilot, lambda: "sensible" in str(pilot.app.screen.query_one("#cost-view", Static).content))
+
+    assert snap_compare(stage.app(gpu="8xH200"), terminal_size=(80, 24), run_before=costed)
+
+
+def test_recommend_while_it_searches(stage: Stage, snap_compare: SnapCompare) -> None:
+    stage.searching.clear()
+
+    async def searching(pilot: Pilot[None]) -> None:
+        await compared(pilot)
+        await pilot.press("3", "r")
+        await until(pilot, lambda: pilot.app.screen.query_one(ProgressBar).progress == 2)
+
+    assert snap_compare(stage.app(gpu="8xH200"), terminal_size=(80, 24), run_before=searching)

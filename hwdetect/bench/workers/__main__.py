@@ -1,5 +1,7 @@
 """A worker: ``python .../workers PROVIDER`` answers each JSON line on stdin with one JSON line on stdout.
 
+``python .../workers rank WHAT`` is one rank of a collective, which a worker starts.
+
 The folder is loaded as a package under a name of its own, so that neither this project's other modules nor its
 installed libraries become visible to the interpreter that runs the provider.
 """
@@ -26,7 +28,10 @@ def main() -> None:
     package = importlib.util.module_from_spec(spec)
     sys.modules[PACKAGE] = package
     spec.loader.exec_module(package)
-    importlib.import_module(f"{PACKAGE}.serve").serve(sys.argv[1])
+    if sys.argv[1] == "rank":
+        importlib.import_module(f"{PACKAGE}.rank").main(sys.argv[2])
+    else:
+        importlib.import_module(f"{PACKAGE}.serve").serve(sys.argv[1])
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def build(kernel: str, quantization: str, dims: dict[str, int], options: Options
     makers: dict[str, Callable[[Ggml, str, dict[str, int], Options], Series]] = {
         "cpu_moe": _moe,
         "cpu_dense": _dense,
+        "cpu_router": _router,
         "cpu_attention": _attention,
         "mla_prefill": _prefill,
     }
@@ -161,6 +162,50 @@ def _dense(ggml: Ggml, quantization: str, dims: dict[str, int], options: Options
 
         graphs, turns = _rotation(ggml, work, results, together)
         return Prepared(turns, error, _bound(ggml, kind), repeats=together, reference=reader, note=note)
+
+    return prepare
+
+
+def _router(ggml: Ggml, quantization: str, dims: dict[str, int], options: Options) -> Series:
+    """Logits, their sigmoid, and the ids of the largest, as llama.cpp chooses experts."""
+    columns, rows, top_k = dims["hidden"], dims["experts"], dims["top_k"]
+    if not hasattr(ggml.call, "ggml_argsort_top_k"):
+        raise CannotRun(f"{ggml.path.name} has no ggml_argsort_top_k")
+    kind = ggml.type_number(quantization)
+    source = pattern(ggml, kind, columns, 1)
+    data = source.fill(rows)
+    copies = _copies(data.nbytes, options)
+    context = ggml.context()
+    weights = [ggml.tensor(context, kind, columns, rows) for _ in range(copies)]
+    ggml.allocate(context)
+    for weight in weights:
+        ggml.set(weight, data)
+    reader = _reader(options)
+
+    def prepare(batch: int, _: int) -> Prepared:
+        work = ggml.context()
+        tokens = ggml.tensor(work, F32, columns, batch)
+        logits = [ggml.call.ggml_mul_mat(work, weight, tokens) for weight in weights]
+        chances = [ggml.call.ggml_sigmoid(work, one) for one in logits]
+        chosen = [ggml.call.ggml_cont(work, ggml.call.ggml_argsort_top_k(work, one, top_k)) for one in chances]
+        ggml.allocate(work)
+        values = activations((batch, columns), options.seed)
+        ggml.set(tokens, values)
+        together = max(1, min(copies, STEP_BYTES // data.nbytes)) if batch <= SMALL_BATCH else 1
+
+        def error() -> float:
+            ggml.compute(graphs[0])
+            by_row = values.astype(np.float64) @ source.values.T
+            wanted = 1 / (1 + np.exp(-by_row[:, np.arange(rows) % by_row.shape[1]]))
+            found = ggml.get(chances[0], (batch, rows))
+            ids = ggml.get(chosen[0], (batch, top_k)).view(np.int32)
+            # Rows repeat, so that several are equally large: what counts is how large the chosen ones are.
+            largest = -np.sort(-found, axis=1)[:, :top_k]
+            taken = -np.sort(-np.take_along_axis(found, ids, axis=1), axis=1)
+            return relative_error(found, wanted) + relative_error(taken, largest.astype(np.float64))
+
+        graphs, turns = _rotation(ggml, work, chosen, together)
+        return Prepared(turns, error, _bound(ggml, kind), repeats=together, reference=reader)
 
     return prepare
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .memory import huge_pages
 from .serve import CannotRun
 from .timing import Options
 
@@ -50,6 +51,13 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_swiglu_split": (_P, (_P, _P, _P)),
     "ggml_mul": (_P, (_P, _P, _P)),
     "ggml_add": (_P, (_P, _P, _P)),
+    "ggml_sigmoid": (_P, (_P, _P)),
+    "ggml_argsort_top_k": (_P, (_P, _P, _N)),
+    "ggml_rms_norm": (_P, (_P, _P, _F)),
+    "ggml_concat": (_P, (_P, _P, _P, _N)),
+    "ggml_permute": (_P, (_P, _P, _N, _N, _N, _N)),
+    "ggml_cont": (_P, (_P, _P)),
+    "ggml_reshape_4d": (_P, (_P, _P, _I, _I, _I, _I)),
     "ggml_flash_attn_ext": (_P, (_P, _P, _P, _P, _P, _F, _F, _F)),
     "ggml_flash_attn_ext_set_prec": (None, (_P, _N)),
     "ggml_new_graph_custom": (_P, (_P, _S, ctypes.c_bool)),
@@ -70,10 +78,14 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_backend_dev_supports_op": (ctypes.c_bool, (_P, _P)),
     "ggml_backend_alloc_ctx_tensors_from_buft": (_P, (_P, _P)),
     "ggml_backend_buffer_free": (None, (_P,)),
+    "ggml_backend_buffer_get_base": (_P, (_P,)),
+    "ggml_backend_buffer_get_size": (_S, (_P,)),
     "ggml_backend_tensor_set": (None, (_P, _P, _S, _S)),
     "ggml_backend_tensor_get": (None, (_P, _P, _S, _S)),
     "ggml_backend_graph_compute": (_N, (_P, _P)),
 }
+_NEWER = frozenset(("ggml_argsort_top_k",))
+"""Without which the other kernels run all the same."""
 _CONTEXT_BYTES = 64 << 20
 _GRAPH_NODES = 64
 
@@ -89,6 +101,8 @@ class Ggml:
             raise CannotRun(f"{self.path.name} cannot be loaded: {error}") from None
         for name, (result, arguments) in _FUNCTIONS.items():
             function = getattr(self.library, name, None)
+            if function is None and name in _NEWER:
+                continue
             if function is None:
                 raise CannotRun(f"{self.path.name} has no {name}")
             function.restype, function.argtypes = result, arguments
@@ -138,6 +152,7 @@ class Ggml:
         buffer = self.call.ggml_backend_alloc_ctx_tensors_from_buft(context, buffer_type or self.plain)
         if not buffer:
             raise MemoryError("ggml could not allocate its tensors")
+        huge_pages(self.call.ggml_backend_buffer_get_base(buffer), int(self.call.ggml_backend_buffer_get_size(buffer)))
         return Handle(buffer)
 
     def set(self, tensor: Handle, data: Array) -> None:
@@ -165,7 +180,7 @@ class Ggml:
 
     def graph(self, context: Handle, results: Sequence[Handle]) -> Handle:
         """What computes ``results``."""
-        graph = Handle(self.call.ggml_new_graph_custom(context, _GRAPH_NODES + 4 * len(results), False))
+        graph = Handle(self.call.ggml_new_graph_custom(context, _GRAPH_NODES + 8 * len(results), False))
         for result in results:
             self.call.ggml_build_forward_expand(graph, result)
         return graph

@@ -15,7 +15,8 @@ from .timing import Options, Prepared, relative_error
 
 CHECKED_TOKENS = 2
 BOUND = 0.01
-BITS = {"bf16": 16.0, f"int4_g{GROUP}": 4.5, "fp8_block128": 8.0}
+FP8_BLOCK = 128
+BITS = {"bf16": 16.0, f"int4_g{GROUP}": 4.5, f"fp8_block{FP8_BLOCK}": 8.0}
 
 
 class Buffers(NamedTuple):
@@ -43,8 +44,10 @@ def series(
     dims: dict[str, int],
     options: Options,
     make: Callable[[Device, int, Options], tuple[Layer, Matrices]],
+    *,
+    bound: float = BOUND,
 ) -> Series:
-    """A series whose weights ``make`` loads for so many slots."""
+    """A series whose weights ``make`` loads for so many slots; ``bound`` is what its result may be off."""
     if quantization not in BITS:
         raise CannotRun(f"{quantization} is none of {', '.join(BITS)}")
     device = Device()
@@ -93,7 +96,7 @@ def series(
             return relative_error(buffers.output[checked].float().cpu().numpy(), wanted)
 
         prepared = Prepared(
-            next_step, error, BOUND, reference=reference, clock="device", seconds_of=device.seconds_of,
+            next_step, error, bound, reference=reference, clock="device", seconds_of=device.seconds_of,
             note="CUDA graph" if device.name == "cuda" else "interpreted: no time of a GPU",
         )  # fmt: skip
         return prepared
@@ -112,3 +115,94 @@ def int4_nibbles(columns: int, seed: int) -> tuple[Array, Array, Array]:
 def repeated(pattern: Any, slot: int, rows: int, first: int, torch: Any) -> Any:
     """Rows of the tensor of one slot: the pattern's, from where the slot before ended."""
     return pattern[(torch.arange(rows, device=pattern.device) + slot * rows + first) % len(pattern)]
+
+
+def local_ids(
+    dims: dict[str, int], device: Device, count: int
+) -> tuple[Callable[[Buffers], tuple[Any, Callable[[Array], None]]], Any]:
+    """Expert ids as engines take them, and their map from all experts to those here, None where all are here.
+
+    The slot -1 of an expert of another rank is no index: engines pass the id of an expert that their map says is
+    elsewhere.
+    """
+    torch = device.torch
+    if dims["experts"] == dims["experts_total"]:
+        return lambda buffers: (buffers.slots, lambda _: None), None
+    mapped = torch.arange(count + 1, dtype=torch.int32, device=device.name)
+    mapped[count] = -1
+
+    def ids_of(buffers: Buffers) -> tuple[Any, Callable[[Array], None]]:
+        ids = torch.zeros_like(buffers.slots)
+
+        def renew(placed: Array) -> None:
+            ids.copy_(torch.from_numpy(np.where(placed < 0, np.int32(count), placed)))
+
+        return ids, renew
+
+    return ids_of, mapped
+
+
+def marlin_words(
+    dims: dict[str, int], device: Device, count: int, repack: Callable[[Any, Any, int, int], Any]
+) -> tuple[Any, Any, Matrices]:
+    """Gate and up, and down, as ``repack`` lays them out from words, scales, columns and rows.
+
+    Eight neighbouring columns share a word, and the words of a row lie in the columns of the result (GPTQ).
+    """
+    torch, hidden, inter = device.torch, dims["hidden"], dims["inter"]
+    wide, narrow = int4_nibbles(hidden, 1), int4_nibbles(inter, 2)
+    shifts = torch.arange(0, 32, 4, device=device.name, dtype=torch.int32)
+
+    def laid_out(pattern: tuple[Array, Array, Array], of_slot: Callable[[Any, int], Any], columns: int) -> Any:
+        nibbles, scales = (torch.from_numpy(one).to(device.name) for one in pattern[:2])
+        words, grouped = [], []
+        for slot in range(count):
+            rows = of_slot(nibbles, slot).to(torch.int32)
+            eights = rows.view(len(rows), columns // 8, 8)
+            words.append((eights << shifts).sum(dim=2, dtype=torch.int32).T.contiguous())
+            grouped.append(of_slot(scales, slot).T.contiguous().to(torch.bfloat16))
+        return repack(torch.stack(words), torch.stack(grouped), columns, words[0].shape[1])
+
+    both = laid_out(wide, lambda one, slot: _gate_up(one, slot, inter, torch), hidden)
+    down = laid_out(narrow, lambda one, slot: repeated(one, slot, hidden, 0, torch), inter)
+    return both, down, Matrices(wide[2], narrow[2])
+
+
+def plain_experts(hidden: int, inter: int, device: Device, count: int) -> tuple[Any, Any, Matrices]:
+    """Gate above up, and down, in bf16 (float32 where it is interpreted)."""
+    torch = device.torch
+    kind = torch.float32 if device.name == "cpu" else torch.bfloat16
+    wide, narrow = _rows(hidden, 1, torch), _rows(inter, 2, torch)
+    both, down = _stacked(wide.to(device.name).to(kind), narrow.to(device.name).to(kind), hidden, inter, count, torch)
+    return both, down, Matrices(wide.double().numpy(), narrow.double().numpy())
+
+
+def fp8_experts(hidden: int, inter: int, device: Device, count: int) -> tuple[Any, Any, Any, Any, Matrices]:
+    """Gate above up and their scales, down and its scales, in FP8 with one scale a block. Raises ``CannotRun``."""
+    torch = device.torch
+    if hidden % FP8_BLOCK or inter % FP8_BLOCK:
+        raise CannotRun(f"{hidden} and {inter} are no multiples of the {FP8_BLOCK} of a block")
+    wide, narrow = (_rows(size, seed, torch) * size**0.5 for size, seed in ((hidden, 1), (inter, 2)))
+    stored = [one.to(device.name).to(torch.float8_e4m3fn) for one in (wide, narrow)]
+    both, down = _stacked(stored[0], stored[1], hidden, inter, count, torch)
+    scales = [
+        torch.full((count, rows // FP8_BLOCK, columns // FP8_BLOCK), columns**-0.5, device=device.name)
+        for rows, columns in ((2 * inter, hidden), (hidden, inter))
+    ]
+    exact = [(one.cpu().double() * one.shape[1] ** -0.5).numpy() for one in stored]
+    return both, scales[0], down, scales[1], Matrices(exact[0], exact[1])
+
+
+def _rows(columns: int, seed: int, torch: Any) -> Any:
+    """Pattern rows that bf16 holds exactly."""
+    values = np.random.default_rng(seed).standard_normal((13, columns)) / columns**0.5
+    return torch.from_numpy(values).to(torch.bfloat16).float()
+
+
+def _gate_up(pattern: Any, slot: int, inter: int, torch: Any) -> Any:
+    return torch.cat([repeated(pattern, slot, inter, 0, torch), repeated(pattern, slot, inter, 1, torch)])
+
+
+def _stacked(wide: Any, narrow: Any, hidden: int, inter: int, count: int, torch: Any) -> tuple[Any, Any]:
+    both = torch.stack([_gate_up(wide, slot, inter, torch) for slot in range(count)])
+    return both, torch.stack([repeated(narrow, slot, hidden, 0, torch) for slot in range(count)])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .memory import filled, read_once
+from .memory import Readers, nodes_here
 from .serve import CannotRun, Provider, Series, cpu_device
 from .timing import Options, Prepared
 
@@ -23,31 +23,42 @@ READERS = 4
 
 def build(kernel: str, quantization: str, dims: dict[str, int], options: Options) -> Series:
     """Memory or a file of the size that is to be read."""
-    makers: dict[str, Callable[[int, Options], Series]] = {"memory_read": _memory, "disk_read": _disk}
-    if kernel not in makers:
+    if kernel == "disk_read":
+        return _disk(dims["bytes"], options)
+    if kernel != "memory_read":
         raise CannotRun(f"{kernel} is no reading of memory or disk")
-    return makers[kernel](dims["bytes"], options)
+    return _memory(dims["bytes"], options, dims.get("node"), dims.get("nodes"))
 
 
-def _memory(size: int, options: Options) -> Series:
-    room_bytes = max(size, 4 * options.cache_bytes)
+def _memory(size: int, options: Options, node: int | None, spread: int | None) -> Series:
+    """Memory of all NUMA nodes, of one, or wherever the system puts it where there is one only."""
+    parts = max(-(-4 * options.cache_bytes // size), 1)
+    room_bytes = parts * size
     if room_bytes > options.memory_bytes:
         raise MemoryError(f"{room_bytes / 1e9:.1f} GB have to be read to stay out of the cache")
-    room = filled(room_bytes)
-    pool = ThreadPoolExecutor(options.threads) if options.threads > 1 else None
-    parts = max(room.nbytes // size, 1)
+    here = nodes_here()
+    if node is not None and node not in here:
+        raise CannotRun(f"this process may use no CPU of NUMA node {node}")
+    if spread is not None and (len(here) != spread or options.threads < spread):
+        raise CannotRun(f"{options.threads} threads are on {len(here)} NUMA nodes, and {spread} are to be read")
+    places = [here[node]] if node is not None else [*here.values()] if spread is not None else []
+    # Threads of one node only: the others could read across.
+    threads = min(options.threads, len(here[node])) if node is not None else options.threads
+    readers = Readers(room_bytes, threads, places)
     turn = 0
 
     def next_step() -> Callable[[], object]:
         nonlocal turn
-        start = turn % parts * (size // 4)
         turn += 1
-        chunks = np.array_split(room[start : start + size // 4], options.threads)
-        return lambda: read_once(chunks, pool)
+        return lambda: readers.read(turn % parts, parts)
+
+    note = f"{threads} threads of NUMA node {node}" if node is not None else ""
+    if spread is not None:
+        note = f"each thread reads what it filled, on {spread} NUMA nodes"
 
     def prepare(batch: int, _: int) -> Prepared:
         # Reading computes nothing that could be wrong.
-        return Prepared(next_step, lambda: 0.0, 0.0, repeats=batch)
+        return Prepared(next_step, lambda: 0.0, 0.0, repeats=batch, note=note)
 
     return prepare
 

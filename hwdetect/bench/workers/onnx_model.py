@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-FLOAT, UINT8 = 1, 2
-_KINDS = {np.dtype(np.float32): FLOAT, np.dtype(np.uint8): UINT8}
+FLOAT, UINT8, INT64 = 1, 2, 7
+_KINDS = {np.dtype(np.float32): FLOAT, np.dtype(np.uint8): UINT8, np.dtype(np.int64): INT64}
 _ATTRIBUTE_INT = 2
 
 
@@ -39,23 +39,25 @@ def initializer(name: str, data: Array) -> bytes:
     return dims + _int(2, _KINDS[data.dtype]) + _bytes(8, name) + _bytes(9, data.tobytes())
 
 
-def node(kind: str, inputs: list[str], output: str, domain: str = "", **integers: int) -> bytes:
-    """An operation with integer attributes (NodeProto)."""
-    parts = [*(_bytes(1, name) for name in inputs), _bytes(2, output), _bytes(3, output), _bytes(4, kind)]
+def node(kind: str, inputs: list[str], output: str, domain: str = "", more: str = "", **integers: int) -> bytes:
+    """An operation with integer attributes (NodeProto); ``more`` is a second output."""
+    outputs = [_bytes(2, name) for name in (output, more) if name]
+    parts = [*(_bytes(1, name) for name in inputs), *outputs, _bytes(3, output), _bytes(4, kind)]
     for name, number in integers.items():
         parts.append(_bytes(5, _bytes(1, name) + _int(3, number) + _int(20, _ATTRIBUTE_INT)))
     return b"".join([*parts, _bytes(7, domain)])
 
 
-def value(name: str, columns: int) -> bytes:
-    """A float32 matrix of any number of rows (ValueInfoProto)."""
+def value(name: str, columns: int, kind: int = FLOAT) -> bytes:
+    """A matrix of any number of rows (ValueInfoProto)."""
     shape = _bytes(1, _bytes(2, "rows")) + _bytes(1, _int(1, columns))
-    return _bytes(1, name) + _bytes(2, _bytes(1, _int(1, FLOAT) + _bytes(2, shape)))
+    return _bytes(1, name) + _bytes(2, _bytes(1, _int(1, kind) + _bytes(2, shape)))
 
 
-def model(nodes: list[bytes], constants: list[bytes], given: bytes, result: bytes) -> bytes:
-    """A model of one input and one output (ModelProto)."""
+def model(nodes: list[bytes], constants: list[bytes], given: bytes, *results: bytes) -> bytes:
+    """A model of one input (ModelProto)."""
     graph = b"".join(_bytes(1, one) for one in nodes) + _bytes(2, "expert")
-    graph += b"".join(_bytes(5, one) for one in constants) + _bytes(11, given) + _bytes(12, result)
+    graph += b"".join(_bytes(5, one) for one in constants) + _bytes(11, given)
+    graph += b"".join(_bytes(12, one) for one in results)
     versions = _bytes(8, _bytes(1, "") + _int(2, 17)) + _bytes(8, _bytes(1, "com.microsoft") + _int(2, 1))
     return _int(1, 8) + versions + _bytes(7, graph)

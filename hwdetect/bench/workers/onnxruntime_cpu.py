@@ -51,8 +51,10 @@ def _expert(wide: Int4Rows, narrow: Int4Rows, slot: int) -> bytes:
 
 def build(kernel: str, quantization: str, dims: dict[str, int], options: Options) -> Series:
     """Load the experts of a series, each a session of its own."""
+    if kernel == "cpu_router":
+        return _router(quantization, dims, options)
     if kernel != "cpu_moe":
-        raise CannotRun(f"onnxruntime is asked for experts only, not for {kernel}")
+        raise CannotRun(f"onnxruntime is asked for experts and routers only, not for {kernel}")
     if quantization != f"int4_g{GROUP}" or dims["experts"] != dims["experts_total"]:
         raise CannotRun(f"onnxruntime is asked for all experts of a layer in INT4 with groups of {GROUP} only")
     import onnxruntime
@@ -60,9 +62,7 @@ def build(kernel: str, quantization: str, dims: dict[str, int], options: Options
     hidden, inter, top_k = dims["hidden"], dims["inter"], dims["top_k"]
     wide, narrow = int4_rows(hidden, 1), int4_rows(inter, 2)
     count = slots_needed(3 * hidden * inter * BYTES_PER_WEIGHT, top_k, dims["experts"], options)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads, settings.inter_op_num_threads = options.threads, 1
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings = _settings(options)
     sessions = [
         onnxruntime.InferenceSession(_expert(wide, narrow, slot), settings, providers=["CPUExecutionProvider"])
         for slot in range(count)
@@ -103,6 +103,62 @@ def build(kernel: str, quantization: str, dims: dict[str, int], options: Options
 
         prepared = Prepared(next_step, error, BOUND, reference=reader)
         return prepared
+
+    return prepare
+
+
+def _settings(options: Options) -> Any:
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads, settings.inter_op_num_threads = options.threads, 1
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return settings
+
+
+def _router(quantization: str, dims: dict[str, int], options: Options) -> Series:
+    if quantization.upper() != "F32":
+        raise CannotRun(f"onnxruntime has routers in float32, not in {quantization}")
+    import onnxruntime
+
+    rows, columns, top_k = dims["experts"], dims["hidden"], dims["top_k"]
+    copies = int(max(2, -(-4 * options.cache_bytes // (4 * rows * columns))))
+    if 4 * copies * rows * columns > options.memory_bytes:
+        raise MemoryError(f"{4 * copies * rows * columns / 1e9:.1f} GB are needed to stay out of the cache")
+    weight = activations((columns, rows), 5) / np.float32(columns**0.5)
+    nodes = [
+        onnx.node("MatMul", ["tokens", "weight"], "logits"),
+        onnx.node("Sigmoid", ["logits"], "chances"),
+        onnx.node("TopK", ["chances", "top_k"], "largest", more="ids"),
+    ]
+    constants = [onnx.initializer("weight", weight), onnx.initializer("top_k", np.array([top_k], dtype=np.int64))]
+    model = onnx.model(
+        nodes, constants, onnx.value("tokens", columns), onnx.value("largest", top_k),
+        onnx.value("ids", top_k, onnx.INT64),
+    )  # fmt: skip
+    sessions = [
+        onnxruntime.InferenceSession(model, _settings(options), providers=["CPUExecutionProvider"])
+        for _ in range(copies)
+    ]
+    reader = reference_reader(options.cache_bytes, options.threads)
+
+    def prepare(batch: int, _: int) -> Prepared:
+        tokens = activations((batch, columns), options.seed)
+        turn = 0
+
+        def next_step() -> Callable[[], object]:
+            nonlocal turn
+            turn += 1
+            session = sessions[turn % copies]
+            return lambda: session.run(None, {"tokens": tokens})
+
+        def error() -> float:
+            exact = 1 / (1 + np.exp(-(tokens.astype(np.float64) @ weight.astype(np.float64))))
+            wanted = -np.sort(-exact, axis=1)[:, :top_k]
+            chances, ids = sessions[0].run(None, {"tokens": tokens})
+            return max(relative_error(chances, wanted), relative_error(np.take_along_axis(exact, ids, axis=1), wanted))
+
+        return Prepared(next_step, error, BOUND, reference=reader)
 
     return prepare
 

@@ -26,8 +26,10 @@ def _version(options: Options) -> str:
 
 def build(kernel: str, quantization: str, dims: dict[str, int], options: Options) -> Series:
     """Load the weights of a series."""
+    if kernel == "cpu_router":
+        return _router(quantization, dims, options)
     if kernel != "cpu_moe":
-        raise CannotRun(f"torch is asked for experts only, not for {kernel}")
+        raise CannotRun(f"torch is asked for experts and routers only, not for {kernel}")
     if dims["experts"] != dims["experts_total"]:
         raise CannotRun("torch is asked for all experts of a layer only")
     import torch
@@ -104,6 +106,47 @@ def build(kernel: str, quantization: str, dims: dict[str, int], options: Options
 
         prepared = Prepared(next_step, error, BOUND, reference=reader)
         return prepared
+
+    return prepare
+
+
+def _router(quantization: str, dims: dict[str, int], options: Options) -> Series:
+    import torch
+
+    kind = {"F32": torch.float32, "BF16": torch.bfloat16}.get(quantization.upper())
+    if kind is None:
+        raise CannotRun(f"torch has routers in float32 and bf16, not in {quantization}")
+    rows, columns, top_k = dims["experts"], dims["hidden"], dims["top_k"]
+    size = rows * columns * kind.itemsize
+    copies = int(max(2, -(-4 * options.cache_bytes // size)))
+    if copies * size > options.memory_bytes:
+        raise MemoryError(f"{copies * size / 1e9:.1f} GB of weights are needed to stay out of the cache")
+    plain = activations((rows, columns), 5) / np.float32(columns**0.5)
+    weights = [torch.from_numpy(plain).to(kind).clone() for _ in range(copies)]
+    reader = reference_reader(options.cache_bytes, options.threads)
+
+    def prepare(batch: int, _: int) -> Prepared:
+        tokens = torch.from_numpy(activations((batch, columns), options.seed)).to(kind)
+        turn = 0
+
+        def routed(weight: Any) -> tuple[Any, Any]:
+            with torch.inference_mode():
+                return tuple(torch.topk(torch.sigmoid(torch.nn.functional.linear(tokens, weight).float()), top_k))
+
+        def next_step() -> Callable[[], object]:
+            nonlocal turn
+            turn += 1
+            weight = weights[turn % copies]
+            return lambda: routed(weight)
+
+        def error() -> float:
+            exact = tokens.double().numpy() @ weights[0].double().numpy().T
+            wanted = -np.sort(-1 / (1 + np.exp(-exact)), axis=1)[:, :top_k]
+            chances, ids = routed(weights[0])
+            taken = np.take_along_axis(1 / (1 + np.exp(-exact)), ids.numpy(), axis=1)
+            return max(relative_error(chances.double().numpy(), wanted), relative_error(taken, wanted))
+
+        return Prepared(next_step, error, BOUND, reference=reader)
 
     return prepare
 

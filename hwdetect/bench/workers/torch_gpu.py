@@ -1,4 +1,4 @@
-"""PyTorch's own kernels on a GPU: bf16 projections, the router, and copies from pinned memory."""
+"""PyTorch's own kernels on a GPU: bf16 projections, the router, attention, copies from pinned memory and between GPUs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .gpu import Device, device_name, torch_version
+from .gpu_attention import Attend, Shape, Tensors
+from .gpu_attention import series as attention_series
 from .serve import CannotRun, Provider, Series
 from .timing import Options, Prepared, relative_error
 
@@ -14,9 +16,13 @@ BOUND = 0.01
 
 def build(kernel: str, quantization: str, dims: dict[str, int], options: Options) -> Series:
     """Load the weights of a series."""
+    if kernel in ("gqa_decode", "gqa_prefill", "mla_prefill"):
+        return attention_series(kernel, quantization, dims, options, scaled_dot_product)
     device = Device()
     if kernel == "host_to_device":
         return _copy(dims["bytes"], device)
+    if kernel == "gpu_to_gpu":
+        return _peer_copy(dims["bytes"], device)
     if kernel not in ("dense", "router"):
         raise CannotRun(f"torch on a GPU is not asked for {kernel}")
     if quantization.lower() not in ("bf16", "f32"):
@@ -86,6 +92,51 @@ def _copy(size: int, device: Device) -> Series:
         )  # fmt: skip
 
     return prepare
+
+
+def _peer_copy(size: int, device: Device) -> Series:
+    """From the first GPU to the second, over whatever link they have."""
+    torch = device.torch
+    if torch.cuda.device_count() < 2:
+        raise CannotRun("a copy between GPUs needs two, and PyTorch sees one")
+    source = torch.ones(size, dtype=torch.uint8, device="cuda:0")
+    target = torch.zeros(size, dtype=torch.uint8, device="cuda:1")
+    direct = torch.cuda.can_device_access_peer(0, 1)
+
+    def prepare(batch: int, _: int) -> Prepared:
+        def error() -> float:
+            target.copy_(source, non_blocking=True)
+            torch.cuda.synchronize()
+            return float((target != 1).float().mean())
+
+        return Prepared(
+            lambda: lambda: target.copy_(source, non_blocking=True), error, 0.0, repeats=batch, clock="device",
+            seconds_of=device.seconds_of, note="GPU to GPU directly" if direct else "through the host's memory",
+        )  # fmt: skip
+
+    return prepare
+
+
+def scaled_dot_product(device: Device, shape: Shape, stored: int) -> Attend:
+    """``scaled_dot_product_attention``, by whichever of its kernels PyTorch takes."""
+    from torch.nn.attention.bias import causal_lower_right
+
+    torch = device.torch
+    mask = None if shape.queries == 1 else causal_lower_right(shape.queries, shape.cells)
+
+    def attend(given: Tensors) -> Callable[[], Any]:
+        # Heads before tokens, as PyTorch has it.
+        queries, keys, values = (one.transpose(1, 2) for one in given)
+
+        def compute() -> Any:
+            found = torch.nn.functional.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=mask, scale=shape.scale, enable_gqa=shape.heads != shape.kv_heads
+            )
+            return found.transpose(1, 2)
+
+        return compute
+
+    return attend
 
 
 PROVIDER = Provider(torch_version("torch"), build, device_name)

@@ -1,4 +1,4 @@
-"""This project's own Triton kernels on a GPU: experts with INT4, FP8 or bf16 weights, and absorbed MLA decode."""
+"""This project's own Triton kernels on a GPU: experts with INT4, FP8 or bf16 weights, absorbed MLA, GQA, prefill."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ import numpy as np
 
 from .blocks import GROUP
 from .gpu import INTERPRETED, Device, device_name, torch_version
-from .gpu_experts import Buffers, Layer, Matrices, int4_nibbles, repeated, series
+from .gpu_attention import Attend, Shape, Tensors
+from .gpu_attention import series as attention_series
+from .gpu_experts import FP8_BLOCK, Buffers, Layer, Matrices, fp8_experts, int4_nibbles, plain_experts, repeated, series
 from .routing import Array
 from .serve import CannotRun, Provider, Series
 from .timing import Options, Prepared, relative_error
 
 BLOCK_N = 64
 SILU_BLOCK = 1024
-FP8_BLOCK = 128
 MLA_BOUND = 0.01
 HEADS_TOGETHER = 16
 CELLS_TOGETHER = 32
 MOST_SPLITS = 64
+PROGRAMS = 264
+"""Enough to fill a GPU."""
+ROWS_TOGETHER = 64
 CHECKED_HEADS = 4
 
 
@@ -30,6 +34,8 @@ def build(kernel: str, quantization: str, dims: dict[str, int], options: Options
         return series(quantization, dims, options, lambda device, count, _: _experts(quantization, dims, device, count))
     if kernel == "mla_decode":
         return _mla(quantization, dims, options)
+    if kernel in ("mla_prefill", "gqa_decode", "gqa_prefill"):
+        return attention_series(kernel, quantization, dims, options, attention)
     raise CannotRun(f"no Triton kernel of ours is a {kernel}")
 
 
@@ -48,7 +54,7 @@ def _experts(quantization: str, dims: dict[str, int], device: Device, count: int
     torch = device.torch
     hidden, inter, top_k = dims["hidden"], dims["inter"], dims["top_k"]
     dot = tl.float32 if INTERPRETED else tl.bfloat16
-    load = {"bf16": _bf16, "fp8_block128": _fp8}.get(quantization, _int4)
+    load = {"bf16": _bf16, "fp8_block128": fp8_experts}.get(quantization, _int4)
     both, both_scales, down, down_scales, matrices = load(hidden, inter, device, count)
 
     def gemm(
@@ -123,43 +129,9 @@ def _int4(hidden: int, inter: int, device: Device, count: int) -> tuple[Any, Any
 
 
 def _bf16(hidden: int, inter: int, device: Device, count: int) -> tuple[Any, Any, Any, Any, Matrices]:
-    torch = device.torch
-    kind = torch.float32 if INTERPRETED else torch.bfloat16
-    wide, narrow = _rows(hidden, 1, torch), _rows(inter, 2, torch)
-    both, down = _stacked(wide.to(device.name).to(kind), narrow.to(device.name).to(kind), hidden, inter, count, torch)
-    none = torch.zeros(1, device=device.name)
-    return both, none, down, none, Matrices(wide.double().numpy(), narrow.double().numpy())
-
-
-def _fp8(hidden: int, inter: int, device: Device, count: int) -> tuple[Any, Any, Any, Any, Matrices]:
-    torch = device.torch
-    if hidden % FP8_BLOCK or inter % FP8_BLOCK:
-        raise CannotRun(f"{hidden} and {inter} are no multiples of the {FP8_BLOCK} of a block")
-    wide, narrow = (_rows(size, seed, torch) * size**0.5 for size, seed in ((hidden, 1), (inter, 2)))
-    stored = [one.to(device.name).to(torch.float8_e4m3fn) for one in (wide, narrow)]
-    both, down = _stacked(stored[0], stored[1], hidden, inter, count, torch)
-    scales = [
-        torch.full((count, rows // FP8_BLOCK, columns // FP8_BLOCK), columns**-0.5, device=device.name)
-        for rows, columns in ((2 * inter, hidden), (hidden, inter))
-    ]
-    exact = [(one.cpu().double() * one.shape[1] ** -0.5).numpy() for one in stored]
-    return both, scales[0], down, scales[1], Matrices(exact[0], exact[1])
-
-
-def _rows(columns: int, seed: int, torch: Any) -> Any:
-    """Pattern rows that bf16 holds exactly."""
-    values = np.random.default_rng(seed).standard_normal((13, columns)) / columns**0.5
-    return torch.from_numpy(values).to(torch.bfloat16).float()
-
-
-def _stacked(wide: Any, narrow: Any, hidden: int, inter: int, count: int, torch: Any) -> tuple[Any, Any]:
-    both = torch.stack(
-        [
-            torch.cat([repeated(wide, slot, inter, 0, torch), repeated(wide, slot, inter, 1, torch)])
-            for slot in range(count)
-        ]
-    )
-    return both, torch.stack([repeated(narrow, slot, hidden, 0, torch) for slot in range(count)])
+    both, down, matrices = plain_experts(hidden, inter, device, count)
+    none = device.torch.zeros(1, device=device.name)
+    return both, none, down, none, matrices
 
 
 def _mla(quantization: str, dims: dict[str, int], options: Options) -> Series:
@@ -187,7 +159,9 @@ def _mla(quantization: str, dims: dict[str, int], options: Options) -> Series:
         caches = [torch.randn((batch, context, lora + rope), device=device.name, dtype=kind) for _ in range(copies)]
         queries = (3 * torch.randn((batch, heads, lora + rope), device=device.name)).to(kind)
         # Enough parts to fill the GPU, each of whole blocks.
-        splits = max(1, min(MOST_SPLITS, -(-264 // (batch * -(-heads // HEADS_TOGETHER))), context // CELLS_TOGETHER))
+        splits = max(
+            1, min(MOST_SPLITS, -(-PROGRAMS // (batch * -(-heads // HEADS_TOGETHER))), context // CELLS_TOGETHER)
+        )
         length = triton.cdiv(triton.cdiv(context, splits), CELLS_TOGETHER) * CELLS_TOGETHER
         partial = torch.zeros((batch, heads, splits, lora), device=device.name)
         largest, weight = (torch.zeros((batch, heads, splits), device=device.name) for _ in range(2))
@@ -229,6 +203,49 @@ def _mla(quantization: str, dims: dict[str, int], options: Options) -> Series:
         )
 
     return prepare
+
+
+def attention(device: Device, shape: Shape, stored: int) -> Attend:
+    """Causal attention with keys and values of their own. Raises ``CannotRun`` for widths that it has not."""
+    import triton
+    import triton.language as tl
+
+    from . import triton_kernels as kernels
+
+    torch = device.torch
+    wide = 1 << (shape.head.bit_length() - 1)
+    rest = shape.head - wide
+    if shape.v != triton.next_power_of_2(shape.v) or wide < 16 or rest and (rest < 16 or rest & (rest - 1)):
+        raise CannotRun(f"no Triton kernel of ours has keys of {shape.head} and values of {shape.v}")
+    kind = torch.float32 if INTERPRETED else torch.bfloat16
+    dot = tl.float32 if INTERPRETED else tl.bfloat16
+    asked = shape.queries * (shape.heads // shape.kv_heads)
+    together = ROWS_TOGETHER if asked > HEADS_TOGETHER else HEADS_TOGETHER
+    grid = shape.sequences * shape.kv_heads, triton.cdiv(asked, together)
+    splits = max(1, min(MOST_SPLITS, -(-PROGRAMS // (grid[0] * grid[1])), shape.cells // CELLS_TOGETHER))
+    length = triton.cdiv(triton.cdiv(shape.cells, splits), CELLS_TOGETHER) * CELLS_TOGETHER
+    lines = shape.sequences * shape.queries * shape.heads
+    parts = lines * splits if splits > 1 else 1
+    partial = torch.zeros((parts, shape.v), device=device.name)
+    largest, weight = (torch.zeros(parts, device=device.name) for _ in range(2))
+    output = torch.zeros((lines, shape.v), device=device.name, dtype=kind)
+
+    def attend(given: Tensors) -> Callable[[], Any]:
+        def compute() -> Any:
+            kernels.attention_split[(*grid, splits)](
+                given.queries, given.keys, given.values, output, partial, largest, weight, shape.cells, stored,
+                shape.scale, shape.queries, shape.heads, shape.kv_heads, wide, rest, shape.v, splits, length,
+                together, CELLS_TOGETHER, dot,
+            )  # fmt: skip
+            if splits > 1:
+                kernels.mla_join[(lines, triton.cdiv(shape.v, 128))](
+                    partial, largest, weight, output, shape.v, splits, triton.next_power_of_2(splits), 128
+                )
+            return output
+
+        return compute
+
+    return attend
 
 
 PROVIDER = Provider(torch_version("triton"), build, device_name)

@@ -1,4 +1,4 @@
-"""Triton kernels of this project: grouped expert GEMM with INT4, FP8 or 16-bit weights, and absorbed MLA decode.
+"""Triton kernels of this project: grouped expert GEMM with INT4, FP8 or 16-bit weights, and attention.
 
 INT4 weights lie in tiles: the 64 columns of a tile are one load of contiguous bytes, the low nibbles its first 32
 columns and the high ones the others. Each half has one scale a row (groups of 32), which multiplies the product
@@ -154,6 +154,65 @@ def mla_join(
     )  # fmt: skip
     joined = tl.sum(rows * factor[:, None], axis=0) / whole
     tl.store(out + at * lora + columns, joined.to(out.dtype.element_ty), mask=columns < lora)
+
+
+@triton.jit
+def attention_split(
+    queries, keys, values, out, partial, largest, weight, cells, stored, scale, asked: tl.constexpr,
+    heads: tl.constexpr, kv_heads: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr, V: tl.constexpr,
+    splits: tl.constexpr, length: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Causal attention of the last ``asked`` tokens of a sequence over one part of its cells.
+
+    The rows of a block are the queries of all heads that share a key. Keys are ``WIDE + REST`` columns, both powers of
+    two or nothing. One part alone is written to ``out``, several with their own softmax for ``mla_join``.
+    """
+    sequence, kv_head = (tl.program_id(0) // kv_heads).to(tl.int64), tl.program_id(0) % kv_heads
+    split, group, width = tl.program_id(2), heads // kv_heads, WIDE + REST
+    row = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
+    inside = row < asked * group
+    query = row // group
+    line = (sequence * asked + query) * heads + kv_head * group + row % group
+    last = cells - asked + query
+    deep, columns = tl.arange(0, WIDE), tl.arange(0, V)
+    given = queries + line[:, None] * width
+    left = tl.load(given + deep[None, :], mask=inside[:, None], other=0.0).to(DOT)
+    if REST > 0:
+        right = tl.load(given + WIDE + tl.arange(0, REST)[None, :], mask=inside[:, None], other=0.0).to(DOT)
+    top = tl.full((BLOCK_R,), -1.0e30, dtype=tl.float32)
+    sum_ = tl.zeros((BLOCK_R,), dtype=tl.float32)
+    total = tl.zeros((BLOCK_R, V), dtype=tl.float32)
+    # What comes after the last query of this block is seen by none of it.
+    end = cells - asked + tl.minimum((tl.program_id(1) * BLOCK_R + BLOCK_R - 1) // group, asked - 1)
+    for start in range(0, length, BLOCK_S):
+        if split * length + start <= end:
+            cell = split * length + start + tl.arange(0, BLOCK_S)
+            known = (cell < cells)[:, None]
+            place = (sequence * stored + cell) * kv_heads + kv_head
+            at = keys + place[:, None] * width
+            scores = tl.dot(left, tl.trans(tl.load(at + deep[None, :], mask=known, other=0.0).to(DOT)))
+            if REST > 0:
+                rest = tl.load(at + WIDE + tl.arange(0, REST)[None, :], mask=known, other=0.0).to(DOT)
+                scores += tl.dot(right, tl.trans(rest))
+            seen = (cell[None, :] <= last[:, None]) & (cell < cells)[None, :]
+            scores = tl.where(seen, scores * scale, -1.0e30)
+            higher = tl.maximum(top, tl.max(scores, axis=1))
+            chances = tl.where(seen, tl.exp(scores - higher[:, None]), 0.0)
+            faded = tl.exp(top - higher)
+            sum_ = sum_ * faded + tl.sum(chances, axis=1)
+            rows = tl.load(values + place[:, None] * V + columns[None, :], mask=known, other=0.0).to(DOT)
+            total = total * faded[:, None] + tl.dot(chances.to(DOT), rows)
+            top = higher
+    if splits == 1:
+        tl.store(
+            out + line[:, None] * V + columns[None, :], (total / sum_[:, None]).to(out.dtype.element_ty),
+            mask=inside[:, None],
+        )  # fmt: skip
+    else:
+        spot = line * splits + split
+        tl.store(partial + spot[:, None] * V + columns[None, :], total, mask=inside[:, None])
+        tl.store(largest + spot, top, mask=inside)
+        tl.store(weight + spot, sum_, mask=inside)
 
 
 def tiled(nibbles: Any, scales: Any, block_n: int) -> tuple[Any, Any]:

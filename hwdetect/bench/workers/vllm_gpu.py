@@ -1,4 +1,4 @@
-"""Kernels of an installed vLLM, in its own interpreter: Marlin experts in INT4, FlashMLA decode.
+"""Kernels of an installed vLLM, in its own interpreter: Marlin and Triton experts, FlashMLA decode, FlashAttention.
 
 Written against vLLM 0.19 and 0.33, whose signatures differ; what differs in other versions fails the check against
 float64 or is reported as the error it raises. Not yet run on a GPU by this project.
@@ -6,44 +6,59 @@ float64 or is reported as the error it raises. Not yet run on a GPU by this proj
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from .blocks import GROUP
 from .gpu import Device, device_name, torch_version
-from .gpu_experts import Buffers, Layer, Matrices, int4_nibbles, repeated, series
+from .gpu_attention import Attend, Shape, Tensors, starts
+from .gpu_attention import series as attention_series
+from .gpu_experts import (
+    FP8_BLOCK,
+    Buffers,
+    Layer,
+    Matrices,
+    fp8_experts,
+    local_ids,
+    marlin_words,
+    plain_experts,
+    series,
+)
+from .routing import Array
 from .serve import CannotRun, Provider, Series
-from .timing import Options, Prepared, relative_error
+from .timing import Options
 
-MLA_BOUND = 0.01
 PAGE = 64
-CHECKED_HEADS = 4
+ATTENTION_PAGE = 16
+FP8_BOUND = 0.06
+"""vLLM rounds the activations to FP8, too: 2-3 % after each of two products."""
 
 
 def build(kernel: str, quantization: str, dims: dict[str, int], options: Options) -> Series:
-    """Load the weights of a series."""
+    """Load the weights or caches of a series."""
     if kernel == "grouped_moe":
-        if quantization != f"int4_g{GROUP}":
-            raise CannotRun(f"vLLM is asked for INT4 in groups of {GROUP}, not {quantization}")
-        return series(quantization, dims, options, lambda device, count, _: marlin(dims, device, count))
+        if quantization == f"int4_g{GROUP}":
+            return series(quantization, dims, options, lambda device, count, _: marlin(dims, device, count))
+        bound = FP8_BOUND if quantization == f"fp8_block{FP8_BLOCK}" else 0.01
+        return series(
+            quantization, dims, options, lambda device, count, _: fused(quantization, dims, device, count), bound=bound
+        )
     if kernel == "mla_decode":
-        if quantization != "bf16":
-            raise CannotRun(f"FlashMLA is asked for a bf16 cache, not {quantization}")
         from vllm.v1.attention.ops import flashmla
 
         supported, reason = flashmla.is_flashmla_dense_supported()
         if not supported:
             raise CannotRun(str(reason))
-        return flash_mla(flashmla, dims, options)
+        return flash_mla(flashmla, quantization, dims, options)
+    if kernel in ("mla_prefill", "gqa_decode", "gqa_prefill"):
+        page = ATTENTION_PAGE if kernel == "gqa_decode" else 1
+        return attention_series(kernel, quantization, dims, options, flash_attention, page=page)
     raise CannotRun(f"vLLM is not asked for {kernel}")
 
 
 def _fused_marlin() -> Callable[..., Any]:
-    import importlib
-
     for name in ("experts.marlin_moe", "fused_marlin_moe"):
         try:
             module = importlib.import_module(f"vllm.model_executor.layers.fused_moe.{name}")
@@ -63,100 +78,117 @@ def marlin(dims: dict[str, int], device: Device, count: int) -> tuple[Layer, Mat
     )
     from vllm.scalar_type import scalar_types
 
-    torch, fused = device.torch, _fused_marlin()
-    hidden, inter = dims["hidden"], dims["inter"]
-    wide, narrow = int4_nibbles(hidden, 1), int4_nibbles(inter, 2)
+    torch, fused_marlin_moe = device.torch, _fused_marlin()
 
-    def laid_out(rows: tuple[Any, Any, Any], of_slot: Callable[[Any, int], Any], columns: int, wide_rows: int) -> Any:
-        nibbles, scales = (torch.from_numpy(one).to(device.name) for one in rows[:2])
-        words, grouped = [], []
-        shifts = torch.arange(0, 32, 4, device=device.name, dtype=torch.int32)
-        for slot in range(count):
-            # Eight neighbouring columns share a word, words of a row lie in the columns of the result (GPTQ).
-            eights = of_slot(nibbles, slot).to(torch.int32).view(wide_rows, columns // 8, 8)
-            words.append((eights << shifts).sum(dim=2, dtype=torch.int32).T.contiguous())
-            grouped.append(of_slot(scales, slot).T.contiguous().to(torch.bfloat16))
-        packed = torch.stack(words)
-        arguments = [packed, columns, wide_rows, 4]
+    def laid_out(words: Any, scales: Any, columns: int, rows: int) -> tuple[Any, Any]:
+        order = []
         if "perm" in inspect.signature(ops.gptq_marlin_moe_repack).parameters:
-            arguments.insert(1, torch.empty((count, 0), dtype=torch.int32, device=device.name))
-        return ops.gptq_marlin_moe_repack(*arguments), marlin_moe_permute_scales(
-            torch.stack(grouped), columns, wide_rows, GROUP
-        )
+            order.append(torch.empty((count, 0), dtype=torch.int32, device=device.name))
+        packed = ops.gptq_marlin_moe_repack(words, *order, columns, rows, 4)
+        return packed, marlin_moe_permute_scales(scales, columns, rows, GROUP)
 
-    both = laid_out(
-        wide,
-        lambda one, slot: torch.cat([repeated(one, slot, inter, 0, torch), repeated(one, slot, inter, 1, torch)]),
-        hidden, 2 * inter,
-    )  # fmt: skip
-    down = laid_out(narrow, lambda one, slot: repeated(one, slot, hidden, 0, torch), inter, hidden)
+    both, down, matrices = marlin_words(dims, device, count, laid_out)
+    experts, mapped = local_ids(dims, device, count)
     workspace = marlin_make_workspace_new(torch.device("cuda", 0), 4)
 
-    def layer(buffers: Buffers) -> tuple[Callable[[], object], None]:
+    def layer(buffers: Buffers) -> tuple[Callable[[], object], Callable[[Array], None]]:
+        ids, renew = experts(buffers)
+
         def compute() -> None:
-            result = fused(
+            result = fused_marlin_moe(
                 buffers.tokens, both[0], down[0], None, None, both[1], down[1], topk_weights=buffers.shares,
-                topk_ids=buffers.slots, quant_type_id=scalar_types.uint4b8.id, global_num_experts=count,
-                workspace=workspace,
+                topk_ids=ids, quant_type_id=scalar_types.uint4b8.id, global_num_experts=count + (mapped is not None),
+                expert_map=mapped, workspace=workspace,
             )  # fmt: skip
             buffers.output.copy_(result)
 
-        return compute, None
+        return compute, renew
 
-    return layer, Matrices(wide[2], narrow[2])
+    return layer, matrices
 
 
-def flash_mla(library: Any, dims: dict[str, int], options: Options) -> Series:
+def fused(quantization: str, dims: dict[str, int], device: Device, count: int) -> tuple[Layer, Matrices]:
+    """The fused Triton experts in bf16, or in FP8 with one scale a block."""
+    from vllm.model_executor.layers.fused_moe.config import fp8_w8a8_moe_quant_config
+    from vllm.model_executor.layers.fused_moe.fused_moe import fused_experts
+
+    config = None
+    if quantization == "bf16":
+        both, down, matrices = plain_experts(dims["hidden"], dims["inter"], device, count)
+    else:
+        both, scales, down, down_scales, matrices = fp8_experts(dims["hidden"], dims["inter"], device, count)
+        config = fp8_w8a8_moe_quant_config(
+            w1_scale=scales, w2_scale=down_scales, block_shape=[FP8_BLOCK, FP8_BLOCK]
+        )  # fmt: skip
+    experts, mapped = local_ids(dims, device, count)
+
+    def layer(buffers: Buffers) -> tuple[Callable[[], object], Callable[[Array], None]]:
+        ids, renew = experts(buffers)
+
+        def compute() -> None:
+            result = fused_experts(
+                buffers.tokens, both, down, buffers.shares, ids, global_num_experts=count + (mapped is not None),
+                expert_map=mapped, quant_config=config,
+            )  # fmt: skip
+            buffers.output.copy_(result)
+
+        return compute, renew
+
+    return layer, matrices
+
+
+def flash_mla(library: Any, quantization: str, dims: dict[str, int], options: Options) -> Series:
     """FlashMLA's decode over a paged bf16 cache, by whoever ``library`` has it from."""
-    device = Device()
-    torch, own = device.torch, device.options(options)
-    heads, lora, rope = dims["heads"], dims["kv_lora"], dims["rope"]
-    reference = device.copy_reference()
 
-    def prepare(batch: int, context: int) -> Prepared:
-        pages = -(-context // PAGE)
-        size = batch * pages * PAGE * (lora + rope) * 2
-        if size > own.memory_bytes:
-            raise MemoryError(f"the KV cache needs {size / 1e9:.1f} GB")
-        copies = int(max(1, min(-(-4 * own.cache_bytes // size), own.memory_bytes // size, 64)))
-        shape = (batch * pages, PAGE, 1, lora + rope)
-        caches = [torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(copies)]
-        queries = (3 * torch.randn((batch, 1, heads, lora + rope), device="cuda")).to(torch.bfloat16)
-        table = torch.arange(batch * pages, dtype=torch.int32, device="cuda").view(batch, pages)
-        lengths = torch.full((batch,), context, dtype=torch.int32, device="cuda")
-        scale = (lora + rope) ** -0.5
-        try:
-            metadata = library.get_mla_metadata(lengths, heads, 1)
-        except TypeError:
-            metadata = library.get_mla_metadata()
+    def make(device: Device, shape: Shape, stored: int) -> Attend:
+        torch, pages = device.torch, stored // PAGE
+        table = torch.arange(shape.sequences * pages, dtype=torch.int32, device=device.name)
+        table = table.view(shape.sequences, pages)
+        lengths = torch.full((shape.sequences,), shape.cells, dtype=torch.int32, device=device.name)
+        # Newer ones fill what this returns at the first call, which comes before the CUDA graph.
+        metadata = library.get_mla_metadata(lengths, shape.heads, 1)
 
-        def over(cache: Any) -> Callable[[], Any]:
+        def attend(given: Tensors) -> Callable[[], Any]:
+            cache = given.keys.view(-1, PAGE, 1, shape.head)
             return lambda: library.flash_mla_with_kvcache(
-                queries, cache, table, lengths, lora, *metadata, softmax_scale=scale, causal=False
-            )[0]
+                given.queries, cache, table, lengths, shape.v, metadata[0], metadata[1], softmax_scale=shape.scale,
+                causal=False,
+            )[0]  # fmt: skip
 
-        replays = [device.captured(over(cache)) for cache in caches]
-        turn = 0
+        return attend
 
-        def next_step() -> Callable[[], object]:
-            nonlocal turn
-            turn += 1
-            return replays[turn % len(replays)]
+    return attention_series("mla_decode", quantization, dims, options, make, page=PAGE)
 
-        def error() -> float:
-            found = over(caches[0])()[-1, 0, :CHECKED_HEADS].double().cpu().numpy()
-            asked = queries[-1, 0, :CHECKED_HEADS].double().cpu().numpy()
-            rows = caches[0].view(batch, pages * PAGE, lora + rope)[-1, :context].double().cpu().numpy()
-            scores = asked @ rows.T * scale
-            chances = np.exp(scores - scores.max(axis=1, keepdims=True))
-            return relative_error(found, chances / chances.sum(axis=1, keepdims=True) @ rows[:, :lora])
 
-        note = f"pages of {PAGE}, rotated over {copies} KV caches"
-        return Prepared(
-            next_step, error, MLA_BOUND, reference=reference, clock="device", seconds_of=device.seconds_of, note=note
-        )
+def flash_attention(device: Device, shape: Shape, stored: int) -> Attend:
+    """FlashAttention as vLLM carries it, of the version that it prefers on this GPU: paged decode, whole prompts."""
+    from vllm.vllm_flash_attn.flash_attn_interface import flash_attn_varlen_func, is_fa_version_supported
 
-    return prepare
+    torch = device.torch
+    version = next((one for one in (3, 2) if is_fa_version_supported(one)), None)
+    if version is None:
+        raise CannotRun("vLLM has FlashAttention for no GPU like this")
+    first_query = starts(shape.sequences, shape.queries, device)
+    if shape.queries > 1:
+        first_cell = starts(shape.sequences, shape.cells, device)
+        return lambda given: lambda: flash_attn_varlen_func(
+            given.queries[0], given.keys[0], given.values[0], shape.queries, first_query, shape.cells, first_cell,
+            softmax_scale=shape.scale, causal=True, fa_version=version,
+        )  # fmt: skip
+    pages = stored // ATTENTION_PAGE
+    table = torch.arange(shape.sequences * pages, dtype=torch.int32, device=device.name).view(shape.sequences, pages)
+    lengths = torch.full((shape.sequences,), shape.cells, dtype=torch.int32, device=device.name)
+
+    def attend(given: Tensors) -> Callable[[], Any]:
+        queries = given.queries.view(-1, shape.heads, shape.head)
+        keys = given.keys.view(-1, ATTENTION_PAGE, shape.kv_heads, shape.head)
+        values = given.values.view(-1, ATTENTION_PAGE, shape.kv_heads, shape.v)
+        return lambda: flash_attn_varlen_func(
+            queries, keys, values, 1, first_query, shape.cells, seqused_k=lengths, block_table=table,
+            softmax_scale=shape.scale, causal=True, fa_version=version,
+        )  # fmt: skip
+
+    return attend
 
 
 PROVIDER = Provider(torch_version("vllm"), build, device_name)

@@ -13,6 +13,7 @@ import pytest
 
 import hwdetect.bench.suite as suite
 from hwdetect.bench.case import KernelCase, kernel_case
+from hwdetect.bench.providers import PROVIDERS
 from hwdetect.bench.suite import Settings, run
 from hwdetect.bench.worker import Worker, WorkerDied
 
@@ -69,7 +70,8 @@ def test_without_any_provider_each_reason_is_kept(providers: Use, small: Setting
     assert [reason.provider for reason in outcome.missing[0].reasons] == ["crashes", "absent"]
 
 
-def test_a_kernel_nobody_knows_says_so(small: Settings) -> None:
+def test_a_kernel_nobody_knows_says_so(small: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(PROVIDERS, "all_reduce")
     outcome = run([kernel_case("all_reduce", "bf16", hidden=64, ranks=2)], small)
     assert outcome.missing[0].reasons[0].reason == "no provider for all_reduce is known"
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from hwdetect.bench.case import KernelCase, kernel_case
 from hwdetect.bench.result import BenchRow
 from hwdetect.bench.suite import Settings, run
-from hwdetect.bench.workers import ggml
+from hwdetect.bench.workers import ggml, ggml_api
 from hwdetect.bench.workers.blocks import expert_layer
 from hwdetect.bench.workers.timing import Options, measure
 
@@ -69,3 +71,41 @@ def test_the_check_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(ggml, "expert_layer", lambda wide, *rest: expert_layer(wide[::-1], *rest))
     prepared = ggml.build("cpu_moe", "Q8_0", dict(experts("Q8_0").dims), options)(1, 0)
     assert set(measure(prepared, options)) == {"incorrect"}
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_a_router_chooses_the_largest(kind: str, small: Settings) -> None:
+    dims = {"experts": 48, "hidden": 256, "top_k": 8}
+    rows = measured([kernel_case("cpu_router", kind, batch=batch, **dims) for batch in (1, 9)], small)
+    assert [row.provider for row in rows] == ["ggml", "ggml"]
+
+
+def test_a_router_that_chooses_wrongly_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Options(seconds=0.0, cache_bytes=1 << 20, memory_bytes=256 << 20)
+    prepared = ggml.build("cpu_router", "F32", {"experts": 48, "hidden": 256, "top_k": 8}, options)(1, 0)
+    assert prepared.error() <= prepared.bound
+    get = ggml_api.Ggml.get
+
+    def reversed_(library: ggml_api.Ggml, tensor: int, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        found = get(library, tensor, shape)
+        return found if shape[-1] != 8 else (47 - found.view(np.int32)).view(np.float32)
+
+    monkeypatch.setattr(ggml_api.Ggml, "get", reversed_)
+    assert prepared.error() > prepared.bound
+
+
+def test_weights_lie_in_huge_pages_where_the_system_has_them() -> None:
+    options = Options(seconds=0.0, cache_bytes=8 << 20, memory_bytes=256 << 20)
+    asked: list[tuple[int, int]] = []
+    real = ggml_api.huge_pages
+
+    def huge_pages(address: int | None, size: int) -> None:
+        asked.append((address or 0, size))
+        real(address, size)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ggml_api, "huge_pages", huge_pages)
+        prepared = ggml.build("cpu_dense", "Q8_0", {"in": 2048, "out": 2048}, options)(1, 0)
+    # The weights of 4 MB each, and the small tensors of the work.
+    assert max(size for _, size in asked) >= 32 << 20 and all(address for address, _ in asked)
+    assert prepared.error() <= prepared.bound

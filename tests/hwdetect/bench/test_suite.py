@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from hwdetect.bench.case import KernelCase, kernel_case
 from hwdetect.bench.limits import ASSUMED_CACHE_BYTES, last_level_cache_bytes
 from hwdetect.bench.result import doubt, doubted, quartiles
-from hwdetect.bench.suite import Outcome, Settings, _throttled, run
+from hwdetect.bench.suite import Outcome, Settings, Watch, _throttled, run
+from hwdetect.bench.workers.memory import nodes_here
 from hwdetect.nvidia import ClockState
 
 Use = Callable[..., None]
@@ -57,6 +59,33 @@ def test_ctrl_c_keeps_what_was_measured(providers: Use, small: Settings) -> None
 
     outcome = run(sizes(1, 2, 3), small, keep=keep)
     assert (outcome.ended, len(outcome.rows), kept) == ("interrupted", 2, [1, 2])
+
+
+def test_a_watcher_hears_of_every_case_and_ends_the_run(providers: Use, small: Settings) -> None:
+    providers("works")
+    begun: list[tuple[int, str]] = []
+    found: list[int] = []
+    watch = Watch(
+        begins=lambda case, provider: begun.append((case.dim("bytes"), provider)),
+        found=lambda outcome: found.append(len(outcome.rows)),
+        cancelled=lambda: len(found) == 2,
+    )
+    outcome = run(sizes(1, 2, 3), replace(small, watch=watch))
+    assert (outcome.ended, len(outcome.rows), found) == ("interrupted", 2, [1, 2])
+    assert list(dict.fromkeys(begun)) == [(case.dim("bytes"), "works") for case in sizes(1, 2)]
+
+
+def test_a_case_at_hand_is_given_up_when_the_run_is_cancelled(
+    providers: Use, small: Settings, case: KernelCase
+) -> None:
+    providers("hangs")
+    begun: list[str] = []
+    # The second time is the case; the first was the library.
+    watch = Watch(begins=lambda case, provider: begun.append(provider), cancelled=lambda: len(begun) == 2)
+    before = psutil.Process().children()
+    outcome = run([case], replace(small, watch=watch))
+    assert (outcome.ended, outcome.rows, outcome.missing) == ("interrupted", [], [])
+    assert psutil.Process().children() == before
 
 
 def test_a_time_budget_ends_the_run_with_a_reason(providers: Use, small: Settings) -> None:
@@ -117,6 +146,21 @@ def test_a_disk_is_read_and_left_as_it_was(tmp_path: Path, small: Settings) -> N
     # A file system that has no direct reads, such as one in memory, says so instead.
     reasons = [reason.reason for missing in outcome.missing for reason in missing.reasons]
     assert outcome.rows or any("O_DIRECT" in reason for reason in reasons)
+
+
+def test_memory_is_read_on_a_numa_node_and_on_all_of_them(small: Settings) -> None:
+    nodes = nodes_here()
+    two = replace(small, threads=2)
+    one_node = [kernel_case("memory_read", "bf16", bytes=1 << 20, node=node) for node in nodes]
+    outcome = run([*one_node, kernel_case("memory_read", "bf16", bytes=1 << 20, nodes=len(nodes))], two)
+    if len(nodes) in (1, 2):
+        assert len(outcome.rows) == len(nodes) + 1, outcome.missing
+    assert all(row.bytes == 1 << 20 for row in outcome.rows)
+    absent = kernel_case("memory_read", "bf16", bytes=1 << 20, node=4711)
+    (missing,) = run([absent], two).missing
+    assert missing.reasons[0].reason == "this process may use no CPU of NUMA node 4711"
+    (missing,) = run([kernel_case("memory_read", "bf16", bytes=1 << 20, nodes=99)], two).missing
+    assert "NUMA nodes, and 99 are to be read" in missing.reasons[0].reason
 
 
 def test_doubts() -> None:

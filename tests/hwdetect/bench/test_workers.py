@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import os
+import threading
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwdetect.bench.workers import onnx_model
+from hwdetect.bench.workers import memory, onnx_model
 from hwdetect.bench.workers.blocks import expert_layer, int4_rows
 from hwdetect.bench.workers.routing import Router, Slots, slots_needed
 from hwdetect.bench.workers.timing import Options, Prepared, measure
@@ -126,3 +130,42 @@ def test_an_onnx_model_is_laid_out_as_protobuf() -> None:
     model = onnx_model.model([], [], onnx_model.value("x", 4), onnx_model.value("y", 300))
     assert model[:2] == b"\x08\x08"
     assert b"com.microsoft" in model and b"\xac\x02" in model
+
+
+def test_cpus_of_numa_nodes_that_this_process_may_use(tmp_path: Path) -> None:
+    for node, cpus in ((0, "0-3"), (1, "4-7"), (2, "")):
+        folder = tmp_path / f"sys/devices/system/node/node{node}"
+        folder.mkdir(parents=True)
+        (folder / "cpulist").write_text(f"{cpus}\n", encoding="ascii")
+    assert memory.nodes_here(tmp_path, frozenset(range(8))) == {0: {0, 1, 2, 3}, 1: {4, 5, 6, 7}}
+    assert memory.nodes_here(tmp_path, frozenset({2, 3})) == {0: {2, 3}}
+    assert memory.nodes_here(tmp_path / "none", frozenset({0})) == {}
+
+
+@given(st.integers(1, 40), st.lists(st.integers(1, 20), min_size=1, max_size=5))
+def test_threads_are_shared_out_over_nodes_by_their_cpus(threads: int, sizes: list[int]) -> None:
+    nodes = [frozenset(range(100 * at, 100 * at + size)) for at, size in enumerate(sizes)]
+    places = memory.shared_out(threads, nodes)
+    assert len(places) == threads and set(places) <= set(nodes)
+    for node in nodes:
+        assert abs(places.count(node) - threads * len(node) / sum(sizes)) < len(nodes) + 1
+
+
+def test_each_thread_fills_what_it_reads_on_its_own_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, frozenset[int]]] = []
+    fill = memory.filled
+
+    def filled(size: int) -> np.ndarray[Any, Any]:
+        seen.append((threading.get_ident(), frozenset(os.sched_getaffinity(0))))
+        return fill(size)
+
+    monkeypatch.setattr(memory, "filled", filled)
+    before = os.sched_getaffinity(0)
+    nodes = [frozenset({cpu}) for cpu in sorted(before)[:2]]
+    readers = memory.Readers(1 << 20, 4, nodes)
+    assert len({thread for thread, _ in seen}) == 4
+    assert sorted(map(sorted, {cpus for _, cpus in seen})) == sorted(map(sorted, nodes))
+    # Of the thread alone: this one may go where it could before.
+    assert os.sched_getaffinity(0) == before
+    readers.read(1, 2)
+    assert readers.size == 1 << 20
