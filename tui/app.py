@@ -39,11 +39,12 @@ class MoeplanApp(App[None]):
         Binding("f2", "plan", "Plan", priority=True),
         Binding("f3", "launch", "Launch", priority=True),
         Binding("f4", "hardware", "Hardware", priority=True),
-        Binding("f7", "curves", "Plots", priority=True),
         Binding("f5", "bench", "Bench", priority=True),
         Binding("f6", "compare", "Compare", priority=True),
+        Binding("f7", "curves", "Plots", priority=True),
         Binding("f8", "dark_or_light", "Dark/light", show=False, priority=True),
-        Binding("ctrl+q", "quit", "Quit", priority=True),
+        Binding("f10", "quit", "Quit", priority=True),
+        Binding("ctrl+q", "quit", "Quit", show=False, priority=True),
     ]
 
     def __init__(self, program: Program, values: Values) -> None:
@@ -82,6 +83,11 @@ class MoeplanApp(App[None]):
                 screen.machine_sought()
         self._machine, self._no_machine = None, ""
         self._latest.ask(lambda alive: detect())
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """On the plan screen nothing leads there, which leaves room in the footer."""
+        del parameters
+        return action != "plan" or self.screen is not self._plan_screen
 
     def action_explain(self) -> None:
         """The help of the screen shown."""

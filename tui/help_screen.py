@@ -15,7 +15,7 @@ EVERYWHERE = """
 Everywhere
   F1 help    F2 plan    F3 launch files    F4 hardware and its check    F5 bench    F6 compare    F7 plots
   F8 dark or light
-  Ctrl+P finds every command by name    Ctrl+Q ends
+  Ctrl+P finds every command by name    F10 or Ctrl+Q ends
 """
 
 
