@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import TYPE_CHECKING, Final
 
-from moeplan.screens import _options, refusals
+from moeplan.screens import options_of, refusals
 from tui.compare_program import CompareProgram
 from tui.knobs import KNOBS
 from tui.program import Alive, Machine, Refused, Values
@@ -111,7 +111,7 @@ def recommend(values: Values, machine: Machine | None, flags: str, alive: Alive)
     with refusals():
         asked |= tokens_per_s(args)
         terms, prices = terms_of(args), prices_of(args.prices)
-        options = _options(values)
+        options = options_of(values)
         inventory, source = read_inventory(options) if options.describes_hardware else (machine, "detected")
         here = machine_of(inventory, source) if inventory is not None else None  # type: ignore[arg-type]
         report = recommended(Options(values["model"], **asked), terms, prices, here, alive)  # type: ignore[arg-type]

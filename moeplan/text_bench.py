@@ -245,7 +245,7 @@ def validation_view(result: Validation) -> RenderableType:
                 ("kept in", result.calibration or ""),
             )
         ),
-        table(("kernel", ">batch", ">times", ">predicted\nms", ">measured\nms", ">measured /\npredicted"), rows, 76),
+        table(("kernel", ">batch", ">times", ">predicted\nms", ">measured\nms", ">measured /\npredicted"), rows),
         missing_view(result),
         bullets(result.notes, FAINT) if result.notes else None,
     )

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+
+import pytest
 
 from tests.terminal.conftest import Terminal
 
+GREYS = {0, 7, 8, 15, 16, 59, 102, 145, 188, *range(231, 256)}
+"""Of the 256 colours of a terminal."""
 FOLDER = "kimi-k2.5-sglang-shell"
 
 
@@ -32,6 +37,16 @@ def test_from_opening_to_a_saved_launch_file(terminal: Terminal) -> None:
     terminal.press("s")
     terminal.wait_for("Save 2 files into the folder")
     terminal.wait_for(FOLDER)
+    # In one burst, as it is pasted.
+    terminal.press("C-u")
+    terminal.type("start")
+    terminal.press("Enter")
+    terminal.wait_for("2 files are in start")
+    assert (terminal.folder / "start" / "README.md").is_file()
+
+    terminal.press("s")
+    terminal.wait_for("Save 2 files into the folder")
+    terminal.wait_for(FOLDER)
     terminal.press("Enter")
     terminal.wait_for("is there already")
     terminal.press("Escape")
@@ -46,6 +61,18 @@ def test_from_opening_to_a_saved_launch_file(terminal: Terminal) -> None:
 
     terminal.press("C-q")
     terminal.wait_for("ended with 0")
+
+
+def test_plots_and_their_table_on_a_small_terminal(terminal: Terminal) -> None:
+    terminal.start("tui", "--gpu", "8xH200")
+    terminal.wait_for("GiB free")
+    terminal.press("F7")
+    shown = terminal.wait_for("context, tokens")
+    assert all(name in shown for name in ("MLA", "GQA", "MHA", "256k", "Speed by load"))
+    terminal.press("t")
+    assert "262,144" in terminal.wait_for("17.16")
+    terminal.press("Escape")
+    terminal.wait_for("GiB free")
 
 
 def test_kernels_are_measured_and_kept_and_rows_compared(terminal: Terminal) -> None:
@@ -74,6 +101,27 @@ def test_kernels_are_measured_and_kept_and_rows_compared(terminal: Terminal) -> 
     terminal.wait_for("Rent, cheapest first")
     terminal.press("C-q")
     terminal.wait_for("ended with 0")
+
+
+@pytest.mark.parametrize("variables", ["NO_COLOR=1", "TERM=dumb NO_COLOR=1", "TERM=dumb"])
+def test_a_terminal_without_colours(terminal: Terminal, variables: str) -> None:
+    terminal.start("tui", "--gpu", "8xH200", size=(120, 40), variables=variables)
+    terminal.wait_for("context, tokens")
+    shown = terminal.wait_for("GiB free")
+    assert all(word in shown for word in ("fits", "[www", "MLA", "Launch"))
+    if "NO_COLOR" in variables:
+        assert _is_grey(terminal.shown("-e"))
+    terminal.press("C-q")
+    terminal.wait_for("ended with 0")
+
+
+def _is_grey(text: str) -> bool:
+    """Whether every colour asked for is a grey one."""
+    exact, listed = re.compile(r"[34]8;2;(\d+);(\d+);(\d+)"), re.compile(r"[34]8;5;(\d+)")
+    colours = [[int(part) for part in found] for found in exact.findall(text)]
+    numbers = {int(found) for found in listed.findall(text)}
+    named = re.search(r"\x1b\[(?:[0-9;]*;)?(?:[349][1-6]|10[1-6])m", listed.sub("", exact.sub("", text)))
+    return named is None and numbers <= GREYS and all(max(one) - min(one) <= 2 for one in colours)
 
 
 def test_a_bad_knob_is_told_where_it_is_and_the_window_may_shrink_meanwhile(terminal: Terminal) -> None:

@@ -21,13 +21,43 @@ from tui.app import MoeplanApp
 from tui.bench_program import BenchAnswer, BenchProgram, BenchTask, BenchWatch
 from tui.compare_program import CompareProgram
 from tui.marks import Mark
-from tui.program import Alive, Answer, LaunchFiles, Machine, Program, Refused, Values
+from tui.program import Alive, Answer, Curve, LaunchFiles, Line, Machine, Program, Refused, Values
 
 WAIT_S = 20
 FILES = {
     "launch.sh": "#!/usr/bin/env bash\nset -euo pipefail\nexec vllm serve moonshotai/Kimi-K2.5 \\\n  --port 8000\n",
     "README.md": "# Kimi K2.5\n\nRun `./launch.sh`.\n",
 }
+
+
+def doubling(start: float, factor: float, count: int = 9) -> tuple[tuple[float, float], ...]:
+    """Points from 1,024 tokens on, each at twice as many."""
+    return tuple((1024.0 * 2**place, start * factor**place) for place in range(count))
+
+
+def curve(name: str, title: str, lines: tuple[Line, ...], facts: str) -> Curve:
+    ticks = ((1024.0, "1k"), (16384.0, "16k"), (262144.0, "256k"))
+    return Curve(name, title, "context, tokens", lines, ticks, 32768.0, Text(facts))
+
+
+CURVES = (
+    curve(
+        "KV cache",
+        "KV cache of one sequence, GiB (bf16)",
+        tuple(Line(name, doubling(size, 2)) for name, size in (("MLA", 0.067), ("GQA", 0.24), ("MHA", 1.9))),
+        "GiB: 0.067 of MLA, 1.9 of MHA",
+    ),
+    curve(
+        "Speed by context",
+        "tok/s, 8 requests that fill the context",
+        tuple(
+            Line(name, doubling(rate, 0.7, 7), doubling(0.8 * rate, 0.7, 7), doubling(1.2 * rate, 0.7, 7))
+            for name, rate in (("in total", 600.0), ("each", 75.0))
+        ),
+        "tok/s: 480-720 in total",
+    ),
+    curve("Speed by load", "tok/s, requests of the workload", (Line("each", doubling(130, 0.8)),), "tok/s: 130 alone"),
+)
 
 
 @dataclass
@@ -38,6 +68,10 @@ class Stage:
     stale: list[dict[str, str]] = field(default_factory=list)
     saved: list[tuple[str, dict[str, str], bool]] = field(default_factory=list)
     checked: list[tuple[Plan | None, int]] = field(default_factory=list)
+    reported: list[tuple[str, Plan, int, bool]] = field(default_factory=list)
+    drawn: list[tuple[dict[str, str], int]] = field(default_factory=list)
+    undrawn: list[int] = field(default_factory=list)
+    plotless: str = ""
     benched: list[BenchTask] = field(default_factory=list)
     kept: list[object] = field(default_factory=list)
     costed: list[tuple[list[str], str]] = field(default_factory=list)
@@ -49,12 +83,14 @@ class Stage:
     blind: str = ""
     planning: threading.Event = field(default_factory=threading.Event)
     looking: threading.Event = field(default_factory=threading.Event)
+    drawing: threading.Event = field(default_factory=threading.Event)
     measuring: threading.Event = field(default_factory=threading.Event)
     searching: threading.Event = field(default_factory=threading.Event)
     no_bench: str = ""
     no_keep: str = ""
 
     def __post_init__(self) -> None:
+        self.drawing.set()
         self.planning.set()
         self.looking.set()
         self.measuring.set()
@@ -97,6 +133,22 @@ class Stage:
 
     def save_plan(self, path: str, plan: Plan, overwrite: bool) -> str:
         return self.save(path, {path: plan.to_json()}, overwrite)
+
+    def save_report(self, path: str, plan: Plan, rank: int, overwrite: bool) -> str:
+        self.reported.append((path, plan, rank, overwrite))
+        return f"The report is in {path}"
+
+    def curves(self, values: Values, machine: Machine | None, candidate: Candidate, alive: Alive) -> tuple[Curve, ...]:
+        self.drawn.append((dict(values), candidate.rank))
+        assert self.drawing.wait(WAIT_S)
+        try:
+            alive(0, 1)
+        except Exception:
+            self.undrawn.append(candidate.rank)
+            raise
+        if self.plotless:
+            raise Refused(self.plotless)
+        return CURVES
 
     def run_bench(self, task: BenchTask, watch: BenchWatch) -> BenchAnswer:
         self.benched.append(task)
@@ -159,6 +211,8 @@ class Stage:
             launch_files=self.launch_files,
             save=self.save,
             save_plan=self.save_plan,
+            save_report=self.save_report,
+            curves=self.curves,
             bench=self.bench_program,
             compare=self.compare_program,
         )

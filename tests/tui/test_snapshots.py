@@ -7,26 +7,77 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import DataTable, OptionList, ProgressBar, Static
+from textual.widgets import DataTable, Input, OptionList, ProgressBar, Static, TabbedContent, TabPane
 
-from tests.tui.conftest import Stage, planned, until
+from tests.tui.conftest import CURVES, Stage, planned, until
+from tui.curve_plot import CurvePlot
 
 SnapCompare = Callable[..., bool]
 
 
-SIZES = pytest.mark.parametrize(
-    "size", [(80, 24), (120, 40), (200, 60)], ids=lambda size: f"{size[0]}x{size[1]}"
-)  # fmt: skip
+SIZES = pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)], ids=lambda size: f"{size[0]}x{size[1]}")
+
+
+async def drawn(pilot: Pilot[None]) -> None:
+    """The plan, and its plots where there is room for them."""
+    await planned(pilot)
+    plots = pilot.app.screen.query_one("#plots")
+    if plots.size.area:
+        await until(
+            pilot, lambda: all(plot.size.area or not plot.display for plot in plots.children) and plots.children
+        )
 
 
 @SIZES
 def test_plan(stage: Stage, snap_compare: SnapCompare, size: tuple[int, int]) -> None:
-    assert snap_compare(stage.app(gpu="8xH200"), terminal_size=size, run_before=planned)
+    assert snap_compare(stage.app(gpu="8xH200"), terminal_size=size, run_before=drawn)
+
+
+@SIZES
+def test_plots(stage: Stage, snap_compare: SnapCompare, size: tuple[int, int]) -> None:
+    async def plots(pilot: Pilot[None]) -> None:
+        await drawn(pilot)
+        await pilot.press("f7")
+        tabs = pilot.app.screen.query_one(TabbedContent)
+        await until(pilot, lambda: tabs.tab_count == len(CURVES))
+        await pilot.press("right")
+        second = list(tabs.query(TabPane))[1]
+        await until(pilot, lambda: tabs.active_pane is second and _is_drawn(tabs))
+
+    assert snap_compare(stage.app(gpu="8xH200"), terminal_size=size, run_before=plots)
+
+
+def _is_drawn(tabs: TabbedContent) -> bool:
+    pane = tabs.active_pane
+    return pane is not None and pane.query_one(CurvePlot).size.area > 0
+
+
+def test_plots_as_a_table(stage: Stage, snap_compare: SnapCompare) -> None:
+    async def table(pilot: Pilot[None]) -> None:
+        await drawn(pilot)
+        await pilot.press("f7")
+        tabs = pilot.app.screen.query_one(TabbedContent)
+        await until(pilot, lambda: tabs.tab_count == len(CURVES) and _is_drawn(tabs))
+        await pilot.press("t")
+
+    assert snap_compare(stage.app(gpu="8xH200"), terminal_size=(80, 24), run_before=table)
+
+
+def test_a_knob_is_sought(stage: Stage, snap_compare: SnapCompare) -> None:
+    async def sought(pilot: Pilot[None]) -> None:
+        await drawn(pilot)
+        await pilot.press("ctrl+f", *"rank")
+        line = pilot.app.screen.query_one(Input)
+        # Blinking would make two pictures of it.
+        line.cursor_blink = False
+        await until(pilot, lambda: line.value == "rank")
+
+    assert snap_compare(stage.app(gpu="8xH200"), terminal_size=(80, 24), run_before=sought)
 
 
 def test_plan_in_the_light(stage: Stage, snap_compare: SnapCompare) -> None:
     async def light(pilot: Pilot[None]) -> None:
-        await planned(pilot)
+        await drawn(pilot)
         await pilot.press("f8")
 
     assert snap_compare(stage.app(gpu="8xH200"), terminal_size=(120, 40), run_before=light)
@@ -34,7 +85,7 @@ def test_plan_in_the_light(stage: Stage, snap_compare: SnapCompare) -> None:
 
 def test_plan_without_colours(stage: Stage, snap_compare: SnapCompare, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    assert snap_compare(stage.app(gpu="8xH200"), terminal_size=(80, 24), run_before=planned)
+    assert snap_compare(stage.app(gpu="8xH200"), terminal_size=(80, 24), run_before=drawn)
 
 
 def test_launch(stage: Stage, snap_compare: SnapCompare) -> None:
