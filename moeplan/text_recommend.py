@@ -68,6 +68,7 @@ def _target(report: RecommendReport) -> RenderableType:
 
 def _ways(title: str, ways: Sequence[Way], model: str) -> list[RenderableType]:
     columns = (
+        ">#",
         "way",
         "engine\nquantization",
         ">dollars\na month",
@@ -75,8 +76,11 @@ def _ways(title: str, ways: Sequence[Way], model: str) -> list[RenderableType]:
         ">tok/s each\neach token, ms",
         "price of",
     )
-    rows = [_row(way) for way in ways]
-    return [heading(f"{title}, cheapest first"), table(columns, rows), *[_details(way, model) for way in ways]]
+    rows = [[str(number), *_row(way)] for number, way in enumerate(ways, 1)]
+    details: list[RenderableType] = []
+    for number, way in enumerate(ways, 1):
+        details += [Text(""), line(f"  {title} {number}: {way.name}", HEADING), _details(way, model)]
+    return [heading(f"{title}, cheapest first"), table(columns, rows), *details]
 
 
 def _row(way: Way) -> list[str | Text]:

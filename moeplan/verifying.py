@@ -346,4 +346,7 @@ def _stored(report: VerifyReport, plan: Plan, candidate: Candidate, choice: str)
         if choice != AUTO:
             raise
         return report.model_copy(update={"notes": (*report.notes, f"not stored: {error}")})
-    return report.model_copy(update={"calibration": str(path)})
+    notes = report.notes
+    if plan.hardware.source == "flags":
+        notes = (*notes, f"the plan's machine was described: plan again with --calibration {path} to use this")
+    return report.model_copy(update={"calibration": str(path), "notes": notes})

@@ -323,6 +323,16 @@ def quality_of_release(request: Request, release: Release) -> out.Quality:
     return out.Quality(native=native, facts=facts, note=note)
 
 
+def quality_told(quality: out.Quality) -> str:
+    """What is known of a quantization's loss in a few words: of the release itself where that was measured."""
+    own = [one for one in quality.facts if one.measured_on == "release"]
+    facts = own or list(quality.facts)
+    if quality.native or not facts:
+        return quality.note
+    fact = next((one for one in facts if one.metric == "kld"), facts[0])
+    return f"{fact.metric} {fact.value:g} ({fact.suite}{'' if own else ', of its main type throughout'})"
+
+
 def why(request: Request, found: Found) -> str:
     """One sentence: what makes this candidate stand where it stands."""
     priced, speed = found.priced, found.speed

@@ -142,12 +142,17 @@ def api_ways(model: str, mix: out.Mix, volume: float, prices: Sequence[ApiPrice]
 
 
 def purchase_of(keys: Sequence[str], prices: Sequence[PurchasePrice]) -> tuple[PurchasePrice, int] | None:
-    """The cheapest item of this one kind of GPU, and how many are needed; None for mixed kinds and unknown prices."""
+    """The cheapest item of this one kind of GPU, and how many are needed; None for mixed kinds and unknown prices.
+
+    A price without a date is taken only where there is no other.
+    """
     if len(set(keys)) != 1:
         return None
     offers = [one for one in prices if one.gpu == keys[0]]
     return min(
-        [(one, ceil(len(keys) / one.gpus)) for one in offers], key=lambda pair: pair[0].usd_high * pair[1], default=None
+        [(one, ceil(len(keys) / one.gpus)) for one in offers],
+        key=lambda pair: (not pair[0].date, pair[0].usd_high * pair[1]),
+        default=None,
     )
 
 
@@ -169,7 +174,7 @@ def _local_ways(
             monthly = rent.usd_per_hour * HOURS_PER_MONTH * copies
             term = out.CostTerm(
                 what="rent", usd_per_month=_exactly(monthly), source=rent.offer.source,
-                note=f"{len(keys)} GPUs at {rent.offer.usd_per_gpu_hour:g} an hour each, day and night",
+                note=f"{_gpus(len(keys))} at {rent.offer.usd_per_gpu_hour:g} an hour each, day and night",
             )  # fmt: skip
             name = f"{rent.offer.provider}, {len(keys)}x {key}"
             offloads = candidate.offload.cpu_expert_layers or candidate.offload.disk_bytes
@@ -189,7 +194,7 @@ def _local_ways(
         terms = [
             out.CostTerm(
                 what="depreciation", usd_per_month=worn, source=source,
-                note=f"{price.low:,.0f}-{price.high:,.0f} over {given.years:g} years, then worth nothing",
+                note=f"{_span(price)} over {given.years:g} years, then worth nothing",
             ),
             _electricity(keys, copies, given),
             _operations(given),
@@ -217,9 +222,18 @@ def _bought(
             low += memory.usd_per_gib_low * ram / GIB * plan.hardware.nodes
             high += memory.usd_per_gib_high * ram / GIB * plan.hardware.nodes
         else:
-            left_out.append(f"{ram / GIB:,.0f} GiB of RAM: no price is known, [[memory]] of --prices takes one")
-    name = f"{count}x {item.item} ({item.kind})"
+            why = "none is known for this CPU" if _cpu_of(plan) else "it depends on the plan's --cpu"
+            left_out.append(f"{ram / GIB:,.0f} GiB of RAM: no price ({why}); [[memory]] of --prices takes one")
+    name = f"{count}x {item.item}" + ("" if item.kind in item.item else f" ({item.kind})")
     return Range(low=low, expected=(low + high) / 2, high=high), name, item.date, item.source, tuple(left_out)
+
+
+def _span(price: Range) -> str:
+    return f"{price.low:,.0f}" + ("" if price.low == price.high else f"-{price.high:,.0f}")
+
+
+def _gpus(count: int) -> str:
+    return "1 GPU" if count == 1 else f"{count} GPUs"
 
 
 def _cpu_of(plan: Plan) -> str:
@@ -321,7 +335,10 @@ def _verdict(
     parts = [way for way in ways if not way.complete]
     best = min(whole, key=lambda way: way.usd_per_month.expected, default=None)
     if best is not None and best.usd_per_month.high < there:
-        return "local", f"the own machine is cheaper: {_named(best)} {against}"
+        floors = [way for way in parts if way.usd_per_month.low < best.usd_per_month.low]
+        beside = f"; {_named(floors[0])} before what is not counted" if floors else ""
+        done = "renting" if best.kind == "rent" else "buying"
+        return "local", f"{done} is cheaper: {_named(best)} {against}{beside}"
     cheap = min(parts, key=lambda way: way.usd_per_month.expected, default=None)
     if cheap is not None and cheap.usd_per_month.low < there:
         spare = there - cheap.usd_per_month.expected

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from formulas.units import GIB
 from planner import recommend_report as out
-from planner.assemble import candidate
+from planner.assemble import candidate, quality_told
 from planner.cost_report import ApiWay, Mix
 from planner.costing import api_ways
 from planner.engines import ENGINE_NAMES
@@ -336,10 +336,12 @@ def _spot(met: Met, prices: Prices) -> out.Spot | None:
     price = spot_of(met.offer.gpu.key, met.offer.gpus, prices)
     if price is None:
         return None
-    rented = -(-met.offer.gpus // price.min_gpus) * price.min_gpus
+    usd = price.usd_per_gpu_hour * -(-met.offer.gpus // price.min_gpus) * price.min_gpus
+    if met.offer.usd_per_hour is not None and usd >= met.offer.usd_per_hour:
+        return None
     return out.Spot(
         provider=price.provider,
-        usd_per_hour=price.usd_per_gpu_hour * rented * met.copies,
+        usd_per_hour=usd * met.copies,
         date=price.date,
         source=price.source,
     )
@@ -401,7 +403,7 @@ def _risks(shown: Candidate, request: Request) -> list[str]:
         if limit is not None and speed.high > limit:
             found.append(f"the slow end of the {what} misses the target ({speed.high:.3g} s of {limit:.3g} s)")
     if not shown.quality.native:
-        found.append(f"re-quantized weights ({shown.quantization.name}): {shown.quality.note or 'see quality'}")
+        found.append(f"re-quantized weights ({shown.quantization.name}): {quality_told(shown.quality)}")
     return found
 
 

@@ -68,7 +68,7 @@ class Way(Record):
     ``plan_flags`` reproduce the plan of one copy. ``margin_tpot`` is the time per token that is allowed over the one
     expected; ``free_low_bytes`` what stays free on the tightest device at the low end. ``complete`` is false where
     ``left_out`` names parts that no price is known for, and the sum is then a floor. ``spot`` is null where no such
-    price is known.
+    price is known that is lower.
     """
 
     kind: Literal["rent", "buy"]

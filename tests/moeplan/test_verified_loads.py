@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hwdetect.inventory import to_json
-from moeplan import plan
+from moeplan import estimate, plan
 from moeplan.verifying import Limits, verify
 from planner.errors import BadRequest
 from planner.hardware import describe
@@ -118,6 +118,15 @@ def test_between_and_beyond_what_was_measured_the_factor_is_carried(machine: str
     assert wide[64] >= plain[64].performance.tpot_s.high / plain[64].performance.tpot_s.low
     assert at[2].evidence.startswith("corrected to 2 at a time from what verify measured on 2")
     assert at[2].evidence.endswith(" at 1, 4")
+
+
+def test_an_estimate_of_the_served_configuration_is_as_measured_too(machine: str) -> None:
+    stored(machine, at_4=(0.05, 0.9))
+    asked = {key: value for key, value in WORK.items() if key != "top"}
+    (found,) = estimate("kimi-k2.5", inventory=machine, **asked).candidates
+    assert found.performance.tpot_s.expected == pytest.approx(0.05)
+    (plain,) = estimate("kimi-k2.5", inventory=machine, calibration="none", **asked).candidates
+    assert plain.performance.evidence == "modelled"
 
 
 def test_other_layouts_and_cache_types_are_modelled(machine: str) -> None:

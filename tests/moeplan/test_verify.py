@@ -214,6 +214,7 @@ def test_the_measurement_is_kept_beside_other_sections(plan: Plan, tmp_path: Pat
     for _ in range(2):
         report = verified(plan, Behaviour(), calibration=str(file))
         assert report.calibration == str(file)
+        assert any(f"plan again with --calibration {file}" in note for note in report.notes)
     value = json.loads(file.read_text())
     assert len(value["loads"]) == 2
     assert value["loads"][0]["steps"][0]["concurrency"] == 1

@@ -146,6 +146,9 @@ def test_what_may_be_taken_away_is_shown_beside_the_rent_and_never_chosen() -> N
     eight = way_of(met._replace(offer=next(one for one in rents(prices) if one.gpus == 8 and "h200" in one.name)),
                    Terms(), prices)  # fmt: skip
     assert eight.spot is not None and eight.spot.usd_per_hour == pytest.approx(8.0 * met.copies)
+    dear = PRICES._replace(cloud=(*PRICES.cloud, spot._replace(usd_per_gpu_hour=4.0)))
+    assert way_of(met._replace(offer=next(one for one in rents(dear) if one.gpus == 8 and "h200" in one.name)), Terms(),
+                  dear).spot is None  # fmt: skip
 
 
 def test_bought_machines_name_what_is_not_priced_and_ram_counts_once_it_has_a_price() -> None:
@@ -214,6 +217,17 @@ def test_upgrades_are_plans_of_the_changed_machine_and_ranked_by_gain_for_the_mo
     each = [row.gain_per_1000_usd for row in have.upgrades if row.gain_per_1000_usd is not None]
     assert each == sorted(each, reverse=True)
     assert have.upgrades and all(row.gain is not None and row.gain > 0 for row in have.upgrades)
+
+
+def test_more_gpus_may_hold_the_makers_weights() -> None:
+    machine = machine_from(gpu="4xRTX-PRO-6000", ram="512GiB", cpu="tr-pro-9000", cores=64)
+    have = have_report(request_of(machine=machine, concurrency=4, context="64k"), PRICES)
+    assert have.candidate is not None and not have.candidate.quality.native
+    rows = {row.what: row for row in have.upgrades}
+    four = rows["4 more rtx-pro-6000-ws-96"]
+    assert four.candidate.endswith("moonshotai/int4") and four.more_bits
+    assert four.quality == "weights as the model's maker published them"
+    assert four.gain is not None and four.gain > rows["1 more rtx-pro-6000-ws-96"].gain  # type: ignore[operator]
 
 
 def test_faster_ram_helps_where_the_ram_is_the_bound_and_has_no_known_price() -> None:
