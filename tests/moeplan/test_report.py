@@ -313,7 +313,7 @@ def poisoned(value: Any, keep: frozenset[str]) -> Any:  # noqa: ANN401
 R = TypeVar("R", bound=Record)
 KEPT = frozenset({
     "schema", "kind", "evidence", "status", "verdict", "source", "routing", "launch", "counts", "ended", "clock",
-    "series", "cheaper", "what", "inventory",
+    "series", "cheaper", "what", "inventory", "measured_on",
 })  # fmt: skip
 
 
