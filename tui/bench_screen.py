@@ -17,7 +17,7 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Footer, OptionList, ProgressBar, Static, TabbedContent, TabPane
 from textual.widgets.option_list import Option
 
-from tui.bench_program import BenchAnswer, BenchLine, BenchProgram, BenchTask, BenchWatch
+from tui.bench_program import KINDS, BenchAnswer, BenchLine, BenchOffer, BenchProgram, BenchTask, BenchWatch
 from tui.latest import Answered, Latest
 from tui.program import Refused
 
@@ -31,6 +31,8 @@ NO_RESULTS: Final = "Nothing is measured yet. Enter on a line above begins."
 NO_PREDICTION: Final = 'Measured beside its prediction is what a plan runs: "plan" in the list above.'
 END_S: Final = 5.0
 """How long leaving the program waits for a worker to be gone."""
+RENEW_S: Final = 0.5
+"""How often it is looked up what the plan screen shows meanwhile: what is used here makes another plan there."""
 VIEWS: Final = ("results", "against", "plot", "notes")
 _GROUP: Final = Binding.Group("Views", compact=True)
 HELP: Final = """\
@@ -104,6 +106,7 @@ class BenchScreen(Screen[None]):
         self._cancelled = threading.Event()
         self._thread: threading.Thread | None = None
         self._lines: tuple[BenchLine, ...] = ()
+        self._offers: tuple[BenchOffer, ...] = ()
         self._answer: BenchAnswer | None = None
         self._is_kept = False
         self.is_measuring = False
@@ -133,10 +136,15 @@ class BenchScreen(Screen[None]):
             table.add_column(Text(column.lstrip(">"), justify="right" if column.startswith(">") else "left"))
         self.query_one("#progress").display = False
         self._show_views(None)
+        self.set_interval(RENEW_S, self._renew)
 
     def on_screen_resume(self) -> None:
         """The row under the cursor of the plan screen may be another one."""
         self._offer()
+
+    def _renew(self) -> None:
+        if self.is_current and self._program.offers(self._front()) != self._offers:
+            self._offer()
 
     def on_unmount(self) -> None:
         """No worker outlives the program."""
@@ -148,7 +156,7 @@ class BenchScreen(Screen[None]):
         kinds = self.query_one(Kinds)
         place = kinds.highlighted or 0
         kinds.clear_options()
-        offers = self._program.offers(self._front())
+        self._offers = offers = self._program.offers(self._front())
         kinds.add_options(
             [
                 Option(
@@ -163,9 +171,7 @@ class BenchScreen(Screen[None]):
 
     @on(OptionList.OptionSelected, "#kinds")
     def _chosen(self, event: OptionList.OptionSelected) -> None:
-        kind = next(
-            (offer.kind for offer in self._program.offers(self._front()) if offer.kind == event.option_id), None
-        )
+        kind = next((kind for kind in KINDS if kind == event.option_id), None)
         if kind is None or self.is_measuring:
             return
         task = self._front()._replace(kind=kind)

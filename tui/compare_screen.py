@@ -31,6 +31,9 @@ UNMARKED: Final = 3
 """Rows of the ranking that are compared while nothing is marked."""
 HINT: Final = "Space on a row of the plan screen marks it; a mark stays when knobs change."
 NOTHING: Final = "There is nothing to compare: no row of the plan fits, and none is marked."
+NO_PLAN: Final = "There is no plan yet for what the knobs say, and nothing is marked."
+RENEW_S: Final = 0.5
+"""How often it is looked up whether there is another plan meanwhile."""
 SEARCH: Final = "R searches the least costly hardware for the model and the work of the plan screen."
 _VIEWS: Final = Binding.Group("Views", compact=True)
 _DROP: Final = Binding.Group("Drop", compact=True)
@@ -98,6 +101,9 @@ class CompareScreen(Screen[None]):
         self._costs: Latest[RenderableType] = Latest(self)
         self._search: Latest[RenderableType] = Latest(self)
         self._shown: tuple[Mark, ...] = ()
+        self._nothing = ""
+        self._answer: Answer | None = None
+        self._marks: tuple[Mark, ...] = ()
         self._searched: Values | None = None
         self.is_searching = False
 
@@ -128,6 +134,7 @@ class CompareScreen(Screen[None]):
     def on_mount(self) -> None:
         """No search yet."""
         self.query_one("#progress").display = False
+        self.set_interval(RENEW_S, self._renew)
 
     def on_screen_resume(self) -> None:
         """Marks and knobs may have changed."""
@@ -135,11 +142,18 @@ class CompareScreen(Screen[None]):
         if self._searched is not None and dict(self._front().values) != dict(self._searched) and not self.is_searching:
             self._say("recommend", "This was for the knobs before. R searches anew.")
 
+    def _renew(self) -> None:
+        front = self._front()
+        if self.is_current and (front.answer is not self._answer or front.marks.all != self._marks):
+            self._compare()
+
     def _compare(self) -> None:
         front = self._front()
+        self._answer, self._marks = front.answer, front.marks.all
         marks = front.marks.all
         self._shown = shown = (*marks, *_first(front, UNMARKED if not marks else 2 - len(marks)))
-        status = "" if len(marks) > 1 else f"{HINT} Until then the first rows are compared." if shown else NOTHING
+        self._nothing = "" if shown else NO_PLAN if front.answer is None else NOTHING
+        status = self._nothing or (f"{HINT} Until then the first rows are compared." if len(marks) < 2 else "")
         self._say("sides", status)
         view = self._program.compare(shown, front.values) if shown else ""
         self.query_one("#sides-view", Static).update(view)
@@ -148,7 +162,7 @@ class CompareScreen(Screen[None]):
 
     def _cost(self) -> None:
         shown, flags = self._shown, self.query_one("#cost-flags", Flags).value
-        self._say("cost", "" if shown else NOTHING)
+        self._say("cost", self._nothing)
         if shown:
             cost = self._program.cost
             self._costs.ask(lambda alive: cost(shown, flags))

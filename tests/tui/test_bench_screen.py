@@ -164,6 +164,8 @@ def test_use_it_keeps_it_and_the_plan_is_made_anew(stage: Stage) -> None:
         assert text_of(pilot, "#status").startswith("Kept in calibration.json")
         assert "Use it" not in keys_shown(screen)
         await until(pilot, lambda: stage.looks == 2 and len(stage.asked) == 2)
+        own = screen.query_one(Kinds)
+        await until(pilot, lambda: "rank 1 beside" in str(own.get_option_at_index(1).prompt))
         await pilot.press("u")
         assert len(stage.kept) == 1
 

@@ -11,7 +11,7 @@ from tests.moeplan.conftest import fitting, offloaded, plan_of
 from tests.tui.conftest import Stage, planned, until
 from tests.tui.test_bench_screen import drawn
 from tests.tui.test_plan_screen import knob, played, text_of
-from tui.compare_screen import HINT, NOTHING, SEARCH, CompareScreen, Flags
+from tui.compare_screen import HINT, NO_PLAN, NOTHING, SEARCH, CompareScreen, Flags
 from tui.help_screen import HelpScreen
 from tui.plan_screen import PlanScreen
 
@@ -163,6 +163,20 @@ def test_where_nothing_fits_there_is_nothing_to_compare(stage: Stage) -> None:
         await pilot.press("2")
         assert text_of(pilot, "#cost-status") == NOTHING
         assert stage.costed == []
+
+    played(stage, script, gpu="8xH200")
+
+
+def test_a_plan_that_is_still_being_made_is_compared_when_it_is_there(stage: Stage) -> None:
+    stage.planning.clear()
+
+    async def script(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: stage.asked)
+        screen = await opened(pilot)
+        assert text_of(pilot, "#sides-status") == NO_PLAN
+        stage.planning.set()
+        await until(pilot, lambda: "A: rank 1" in drawn(screen, "#sides-view"))
+        assert text_of(pilot, "#sides-status").startswith(HINT)
 
     played(stage, script, gpu="8xH200")
 
