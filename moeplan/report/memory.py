@@ -23,6 +23,7 @@ FULL: Final = {
 }  # fmt: skip
 """All that the engine may use, drawn where the ledger may exceed it."""
 ROW_PX: Final = 58
+MOST_SAID: Final = 3
 LABELLED: Final = 6.0
 """Percent of the bar from which a part has room for its size."""
 
@@ -139,13 +140,16 @@ def _free_labels(names: list[str], devices: list[DeviceMemory]) -> dict[str, Any
 
 
 def _said(rows: list[tuple[str, DeviceMemory]]) -> str:
+    """The fullest devices in words."""
+    fullest = sorted(rows, key=lambda row: row[1].free_low_bytes)[:MOST_SAID]
     parts = [
         f"{place} holds {gib(device.weights_bytes)} GiB of weights"
         + (f" and {gib(device.kv_cache_bytes)} GiB of KV cache" if device.kv_cache_bytes else "")
         + f", {_left(device)}"
-        for place, device in rows
+        for place, device in fullest
     ]
-    return "; ".join(parts) + "."
+    others = f"; {len(rows) - len(fullest)} others have more left" if len(rows) > len(fullest) else ""
+    return "; ".join(parts) + f"{others}."
 
 
 def _left(device: DeviceMemory) -> str:

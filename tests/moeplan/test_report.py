@@ -27,7 +27,7 @@ from planner.cost_report import CostReport
 from planner.costing import Assumptions, cost_report
 from planner.errors import BadRequest
 from planner.findings import CHECK_SCHEMA, CheckReport, Finding
-from planner.plan import Plan, Record
+from planner.plan import Fleet, FleetPool, Percentiles, Plan, Range, Record, Simulation
 from profiles.prices import ApiPrice, CloudPrice, Prices
 
 Golden = Callable[[str, str], None]
@@ -184,6 +184,30 @@ def test_every_node_has_its_command(two_node_plan: Plan) -> None:
     assert "Start node 0 of 2, 8 GPUs" in text and "Start node 1 of 2, 8 GPUs" in text
     assert '--dist-init-addr "${HEAD_ADDRESS}":5000' in text
     assert r"export B='it'\''s'" in text or "export B='it'\"'\"'s'" in text
+
+
+def test_a_fleet_and_a_simulation_have_their_tables(plan: Plan) -> None:
+    rate = Range(low=432_000, expected=540_000, high=675_000)
+    pool = FleetPool(
+        description="8x h200-sxm-141", nodes=1001, node_names=("n0",), gpus_per_node=8, candidate_rank=1,
+        nodes_per_replica=2, replicas=500, spare_nodes=1, stranded_gpus=8, idle_gpus_per_replica=0, concurrency=4000,
+        decode_tokens_per_s_total=rate, why="2 nodes together hold one replica",
+    )  # fmt: skip
+    fleet = Fleet(
+        pools=(pool,), nodes=1001, gpus=8008, replicas=500, stranded_gpus=8, concurrency=4000,
+        decode_tokens_per_s_total=rate,
+    )  # fmt: skip
+    seen = Percentiles(mean=1.0, p50=0.9, p95=1.5, p99=2.0)
+    simulation = Simulation(
+        arrival_rate_per_s=2.5, length_variation=0.5, requests=960, ttft_s=seen, tpot_s=seen, latency_s=seen,
+        queue_s=seen, mean_running=8.0, mean_waiting=1.0, output_tokens_per_s=640.0, requests_per_s=2.4,
+        goodput_share=0.75, goodput_requests_per_s=1.8, preemptions=3, saturated=True, evidence="modelled",
+    )  # fmt: skip
+    first = plan.candidates[0].model_copy(update={"simulation": simulation})
+    text = page_of(plan.model_copy(update={"candidates": (first,), "fleet": fleet})).text
+    assert "2 nodes together hold one replica" in text and "1,001, 1 spare" in text and "432,000-675,000" in text
+    assert "2.5 requests per second, lengths that vary by 50%; 960 requests." in text
+    assert "0.9 / 1.5 / 2" in text and "75%, and the queue grows" in text
 
 
 def test_without_an_api_offer_the_cost_says_so(plan: Plan) -> None:
