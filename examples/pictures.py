@@ -1,4 +1,4 @@
-"""Draws the pictures of the README, as the screens are now: ``python scripts/pictures.py``."""
+"""Draws the pictures of the README, as the screens are now: ``python -m examples.pictures``."""
 
 from __future__ import annotations
 
