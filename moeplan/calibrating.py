@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from moeplan.calibration import (
-    AUTO,
-    NONE,
     STALE_AFTER,
     Calibration,
     Startup,
     fingerprint,
-    place_of,
     read,
 )
+from moeplan.calibrations import AUTO, NONE, place_of
 from moeplan.text_safe import printable
 from planner.build import build_request
 from planner.calibrate import CALIBRATED, ObservedStart, terms_of

@@ -72,7 +72,7 @@ def _ways(title: str, ways: Sequence[Way], model: str) -> list[RenderableType]:
         "way",
         "engine\nquantization",
         ">dollars\na month",
-        "verdict\n>free GiB",
+        "verdict\nfree GiB",
         ">tok/s each\neach token, ms",
         "price of",
     )

@@ -17,7 +17,8 @@ from hwdetect.serving.client import BadAddress, Broken, Server, Unreachable, ser
 from hwdetect.serving.endpoint import Endpoint, read_endpoint
 from hwdetect.serving.load import Step, Work, run_step, words_for
 from hwdetect.serving.modes import ModeCheck, check_mode, check_tools
-from moeplan.calibration import AUTO, NONE, fingerprint, now, place_of, store_load
+from moeplan.calibration import fingerprint, now, store_load
+from moeplan.calibrations import AUTO, NONE, place_of
 from moeplan.pipeline import GENERATED_BY, read_model
 from moeplan.text_safe import printable
 from planner.build import build_request

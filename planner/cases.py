@@ -216,17 +216,22 @@ def _experts(model: ModelSpec, release: PricedRelease, config: Config, ranks: Ra
     for layers, groups in by_layers.items():
         for layer in layers:
             per_layer.setdefault(layer, []).extend(groups)
-    counted: dict[tuple[KernelCase, float], int] = {}
-    made: dict[tuple[object, ...], list[tuple[KernelCase, float]]] = {}
+    alike: dict[tuple[object, ...], int] = {}
+    first: dict[tuple[object, ...], tuple[bool, list[TensorGroup]]] = {}
     for layer, groups in sorted(per_layer.items()):
         in_ram = layer < config.cpu_expert_layers
-        key = (in_ram, *[id(group) for group in groups])
-        cases = made.get(key)
-        if cases is None:
-            stretched = release.tensors.scale
-            cases = made[key] = _expert_cases(moe.experts, moe.top_k, groups, config, ranks, stretched, in_ram=in_ram)
+        key: tuple[object, ...] = (in_ram, *[id(group) for group in groups])
+        if key in alike:
+            alike[key] += 1
+        else:
+            alike[key], first[key] = 1, (in_ram, groups)
+    counted: dict[tuple[KernelCase, float], int] = {}
+    for key, layers_alike in alike.items():
+        in_ram, groups = first[key]
+        stretched = release.tensors.scale
+        cases = _expert_cases(moe.experts, moe.top_k, groups, config, ranks, stretched, in_ram=in_ram)
         for case, scale in cases:
-            counted[case, scale] = counted.get((case, scale), 0) + 1
+            counted[case, scale] = counted.get((case, scale), 0) + layers_alike
     names = {"grouped_moe": "routed experts", "cpu_moe": "experts in RAM"}
     return [Use(names[case.kernel], case, times, scale) for (case, scale), times in counted.items()]
 

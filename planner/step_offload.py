@@ -64,8 +64,8 @@ def placement_of(priced: Priced) -> tuple[object, ...]:
 def parts_of(request: Request, priced: Priced) -> Parts:
     """Where the bytes of a placement lie."""
     config, shards = priced.config, priced.shards
-    always = float(sum([shard.always for shard in shards.layers]) + shards.lm_head)
-    whole = float(sum([shard.expert * shard.experts for shard in shards.layers]))
+    always = float(shards.always + shards.lm_head)
+    whole = float(shards.experts)
     if config.engine == "ktransformers":
         whole *= config.tp
     moe_layers = len(request.model.moe.layers) if request.model.moe is not None else 0

@@ -336,6 +336,7 @@ class _Placed:
 
 
 MOST_PEAKS: Final = 32
+"""Peaks of a graph that are kept, each for a range of sizes; one or two are the rule."""
 
 
 @lru_cache(maxsize=1024)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from planner.engines.base import Config, Pool, Priced
 from planner.kv import bytes_per_token, layout_name, sequence_bytes
-from planner.ledger import Device, Entry, exact, ranged, verdict
+from planner.ledger import Device, DeviceKind, Entry, exact, ranged, verdict
 from planner.machine import Gpu
 from planner.request import PricedRelease, Request
 from planner.sharding import ExpertPadding, ShardTable, build_shards, padded_vocabulary, stage_layers
@@ -244,7 +244,8 @@ def pool_and_devices(
     budget = budget_low = budget_high = tokens = tokens_low = None
     per_token_worst, context_bytes, required_bytes, sequence = 0.0, 0, 0, 0
     layers = stages_of(model, config)
-    name = layout_name(model)
+    name = f"KV cache, {layout_name(model)} {config.kv_dtype}"
+    kind: DeviceKind = "unified" if gpu.unified else "gpu"
     world = config.tp if config.attention_dp else config.tp * config.dp
     for stage, (entries, usable, usable_low, usable_high) in enumerate(stages):
         first, stop = layers[stage]
@@ -263,19 +264,11 @@ def pool_and_devices(
         sequence = max(sequence, one)
         wanted = needed if request.workload_given else whole
         required_bytes = max(required_bytes, wanted)
-        entries.append(
-            exact(
-                "kv_cache",
-                f"KV cache, {name} {config.kv_dtype}",
-                wanted,
-                "bytes per token and rank x tokens",
-                "KV geometry of the model",
-            )
-        )
+        entries.append(exact("kv_cache", name, wanted, "bytes per token and rank x tokens", "KV geometry of the model"))
         devices.append(
             Device(
                 0,
-                "unified" if gpu.unified else "gpu",
+                kind,
                 stage * world,
                 world,
                 gpu.name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final, Literal
 
 from formulas.units import GIB
@@ -54,6 +55,28 @@ def capture_sizes(sequences: int, limit: int = 512) -> int:
     largest = min(2 * sequences, limit)
     small = sum(size <= largest for size in (1, 2, 4))
     return small + len(range(8, min(largest, 255) + 1, 8)) + len(range(256, largest + 1, 16))
+
+
+@lru_cache(maxsize=1024)
+def _graphs(version: str, sequences: int, layers: int, moe: bool, kind: str, amd: bool) -> Entry:
+    facts = load_engine("vllm")
+    sizes = capture_sizes(sequences, int(facts.at(f"largest_graph{kind}", version).value))
+    parts = [
+        (facts.at("graph_constant_bytes", version), 1.0),
+        (facts.at("graph_bytes_per_size_and_layer", version), float(sizes * layers)),
+    ]
+    if moe:
+        parts.append((facts.at("graph_moe_bytes", version), 1.0))
+    factor = facts.at("graph_rocm_factor", version) if amd else None
+    times = (factor.value, factor.low, factor.high) if factor is not None else (1.0, 1.0, 1.0)
+    return ranged(
+        "compute", "CUDA graphs",
+        sum([fact.value * count for fact, count in parts]) * times[0],
+        sum([fact.low * count for fact, count in parts]) * times[1],
+        sum([fact.high * count for fact, count in parts]) * times[2],
+        f"constant + {sizes} sizes x {layers} layers (+ MoE)",
+        (factor or parts[0][0]).source,
+    )  # fmt: skip
 
 
 class Vllm:
@@ -261,26 +284,11 @@ class Vllm:
         """CUDA graphs of every captured batch size."""
         if request.settings.enforce_eager:
             return None
-        facts = self.facts
         kind = "_blackwell" if int(gpu.cuda or 0) == DATA_CENTER_BLACKWELL else ""
-        sizes = capture_sizes(config.sequences, int(facts.at(f"largest_graph{kind}", config.version).value))
         layers = -(-request.model.layers // config.pp)
-        parts = [
-            (facts.at("graph_constant_bytes", config.version), 1.0),
-            (facts.at("graph_bytes_per_size_and_layer", config.version), float(sizes * layers)),
-        ]
-        if request.model.moe is not None:
-            parts.append((facts.at("graph_moe_bytes", config.version), 1.0))
-        factor = facts.at("graph_rocm_factor", config.version) if gpu.vendor == "amd" else None
-        times = (factor.value, factor.low, factor.high) if factor is not None else (1.0, 1.0, 1.0)
-        return ranged(
-            "compute", "CUDA graphs",
-            sum([fact.value * count for fact, count in parts]) * times[0],
-            sum([fact.low * count for fact, count in parts]) * times[1],
-            sum([fact.high * count for fact, count in parts]) * times[2],
-            f"constant + {sizes} sizes x {layers} layers (+ MoE)",
-            (factor or parts[0][0]).source,
-        )  # fmt: skip
+        return _graphs(
+            config.version, config.sequences, layers, request.model.moe is not None, kind, gpu.vendor == "amd"
+        )
 
     def launch(self, request: Request, release: PricedRelease, config: Config) -> LaunchSpec:
         """``vllm serve`` with the settings that make the plan true."""

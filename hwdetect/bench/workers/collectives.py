@@ -98,7 +98,10 @@ class Ranks:
         words = [" ".join(line.split()) for line in log.read()[-4096:].decode("utf-8", "replace").splitlines()]
         self.end()
         last = next((line for line in reversed(words) if line), "")
-        return RuntimeError(f"rank {' and '.join(str(rank) for rank in ranks)} of {self.count} {what}" + (f": {last[:200]}" if last else ""))
+        return RuntimeError(
+            f"rank {' and '.join(str(rank) for rank in ranks)} of {self.count} {what}"
+            + (f": {last[:200]}" if last else "")
+        )
 
     def end(self) -> None:
         """Kill the ranks; harmless when they are gone."""

@@ -159,7 +159,9 @@ def _mla(quantization: str, dims: dict[str, int], options: Options) -> Series:
         caches = [torch.randn((batch, context, lora + rope), device=device.name, dtype=kind) for _ in range(copies)]
         queries = (3 * torch.randn((batch, heads, lora + rope), device=device.name)).to(kind)
         # Enough parts to fill the GPU, each of whole blocks.
-        splits = max(1, min(MOST_SPLITS, -(-PROGRAMS // (batch * -(-heads // HEADS_TOGETHER))), context // CELLS_TOGETHER))
+        splits = max(
+            1, min(MOST_SPLITS, -(-PROGRAMS // (batch * -(-heads // HEADS_TOGETHER))), context // CELLS_TOGETHER)
+        )
         length = triton.cdiv(triton.cdiv(context, splits), CELLS_TOGETHER) * CELLS_TOGETHER
         partial = torch.zeros((batch, heads, splits, lora), device=device.name)
         largest, weight = (torch.zeros((batch, heads, splits), device=device.name) for _ in range(2))
