@@ -29,12 +29,13 @@ ALIGNMENT = 128
 
 def library() -> Any:
     """The module, from the first place that has it. Raises ``ImportError``."""
-    for place in PLACES:
+    try:
+        return importlib.import_module(PLACES[0])
+    except ImportError as problem:
         try:
-            return importlib.import_module(place)
-        except ImportError as error:
-            problem = error
-    raise problem
+            return importlib.import_module(PLACES[1])
+        except ImportError:
+            raise problem from None
 
 
 def _version(_: Options) -> str:
