@@ -1,12 +1,12 @@
 """The kernels of Kimi K2.5 on the GPUs of this machine: `python benchmarks/gpu_suite.py --engine-python VLLM -o FILE`.
 
-Experts in INT4, FP8 and bf16 over the tokens of a step, whole and as one of eight ranks; at one and two tokens also with
-the same experts each time, which then lie in the cache: what tables of warm kernels show. MLA decode over batch and
-context; attention with keys and values of their own; projections; the router; a whole layer; copies; with several GPUs
-all-reduce and all-to-all. Every provider runs every case that it can, not only the best one: the point is to compare
-them. Run with the interpreter that has torch and triton. `--interpret` runs small shapes of all of it without a GPU,
-Triton in its interpreter: the times mean nothing, but every line of this script has run. It has not been run on a GPU
-yet.
+Experts in INT4, FP8 and bf16 over the tokens of a step, whole and as one of eight ranks; at one and two tokens also
+with the same experts each time, which then lie in the cache: what tables of warm kernels show. MLA decode over batch
+and context; attention with keys and values of their own; projections; the router; a whole layer; copies; with several
+GPUs all-reduce and all-to-all. Every provider runs every case that it can, not only the best one: the point is to
+compare them. Run with the interpreter that has torch and triton. `--interpret` runs small shapes of all of it without a
+GPU, Triton in its interpreter: the times mean nothing, but every line of this script has run. It has not been run on a
+GPU yet.
 """
 
 from __future__ import annotations

@@ -139,9 +139,7 @@ def memory_cases(numa: Sequence[int]) -> list[KernelCase]:
     return [kernel_case("memory_read", "bf16", **several), *each]
 
 
-def with_machine(
-    cases: Sequence[KernelCase], *, disk: bool, gpus: int, numa: Sequence[int] = ()
-) -> list[KernelCase]:
+def with_machine(cases: Sequence[KernelCase], *, disk: bool, gpus: int, numa: Sequence[int] = ()) -> list[KernelCase]:
     """The cases in the order of measuring: the memory first, then what carries most of a step."""
     machine = memory_cases(numa)
     if disk:

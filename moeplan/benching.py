@@ -143,7 +143,8 @@ def measure(
     outcome = run(cases, settings, done=done, progress=progress, keep=keep)
     for threads in sorted({1, _cores(inventory)} - {settings.threads}):
         if outcome.ended != "interrupted":
-            read = run([MEMORY_CASE] if threads == 1 else memory_cases(_numa(inventory)), replace(settings, threads=threads, budget_s=None))
+            cases_of = [MEMORY_CASE] if threads == 1 else memory_cases(_numa(inventory))
+            read = run(cases_of, replace(settings, threads=threads, budget_s=None))
             memory_alone += read.rows
             outcome.ended = "interrupted" if read.ended == "interrupted" else outcome.ended
     if outcome.ended == "done" and chosen.can_resume:

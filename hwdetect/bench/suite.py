@@ -35,9 +35,9 @@ class Settings:
     """How to measure. ``pythons`` are tried in order; the last one is this program's own.
 
     ``budget_s`` bounds the whole run, None does not. ``nominal_bytes_per_s`` and ``nominal_flops_per_s`` are the
-    datasheet's of the GPU, where it is known. ``warm`` takes the same experts each time, which then lie in the cache, to
-    show what the rotation of weights changes. ``slowest_s`` is the longest that one iteration may take, as far as the
-    case before tells.
+    datasheet's of the GPU, where it is known. ``warm`` takes the same experts each time, which then lie in the cache,
+    to show what the rotation of weights changes. ``slowest_s`` is the longest that one iteration may take, as far as
+    the case before tells.
     """
 
     pythons: tuple[str, ...]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from hwdetect.bench.workers import deep_gemm_gpu, flash_mla_gpu, flashinfer_gpu, sglang_gpu, vllm_gpu
 from hwdetect.bench.workers.serve import CannotRun
@@ -26,7 +27,7 @@ GROUPED = {"heads": 4, "kv_heads": 2, "head": 32, "v": 32}
 ATTENTION = [("mla_decode", LATENT), ("mla_prefill", LATENT), ("gqa_decode", GROUPED), ("gqa_prefill", GROUPED)]
 
 
-def attended(queries: Any, keys: Any, values: Any, scale: float) -> Any:
+def attended(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """Causal attention of the last queries (queries, heads, head) over (cells, kv_heads, width)."""
     asked, cells = len(queries), len(keys)
     group = queries.shape[1] // keys.shape[1]
@@ -36,12 +37,14 @@ def attended(queries: Any, keys: Any, values: Any, scale: float) -> Any:
     return torch.einsum("hqc,chv->qhv", scores.masked_fill(late, -torch.inf).softmax(-1), values)
 
 
-def paged(cache: Any, table: Any, length: int) -> Any:
+def paged(cache: Tensor, table: Tensor, length: int) -> Tensor:
     """The cells of one sequence from pages (pages, page, kv_heads, width)."""
     return cache[table.long()].flatten(0, 1)[:length]
 
 
-def experts_of(tokens: Any, gate: Any, up: Any, down: Any, shares: Any, ids: Any, mapped: Any = None) -> Any:
+def experts_of(
+    tokens: Tensor, gate: Tensor, up: Tensor, down: Tensor, shares: Tensor, ids: Tensor, mapped: Tensor = None
+) -> Tensor:
     """A layer of experts whose matrices are (experts, rows, columns)."""
     out = torch.zeros_like(tokens)
     for token, chosen in enumerate(ids.tolist()):
@@ -53,13 +56,13 @@ def experts_of(tokens: Any, gate: Any, up: Any, down: Any, shares: Any, ids: Any
     return out
 
 
-def unpacked(words: Any, scales: Any) -> Any:
+def unpacked(words: Tensor, scales: Tensor) -> Tensor:
     """(experts, rows, columns) from GPTQ's words (experts, columns / 8, rows) and scales (experts, groups, rows)."""
     nibbles = torch.stack([words >> shift & 15 for shift in range(0, 32, 4)], dim=2).flatten(1, 2)
     return ((nibbles - 8).float() * scales.float().repeat_interleave(32, 1)).transpose(1, 2)
 
 
-def halves(both: Any) -> tuple[Any, Any]:
+def halves(both: Tensor) -> tuple[Tensor, Tensor]:
     return both[:, : both.shape[1] // 2], both[:, both.shape[1] // 2 :]
 
 
@@ -67,7 +70,7 @@ def halves(both: Any) -> tuple[Any, Any]:
 def module(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Puts a module with these names, and its packages, where an import finds them."""
 
-    def put(name: str, **names: Any) -> None:
+    def put(name: str, **names: object) -> None:
         parts = name.split(".")
         for count in range(1, len(parts) + 1):
             place = ".".join(parts[:count])
@@ -83,7 +86,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return put
 
 
-def right(worker: Any, kernel: str, quantization: str, dims: dict[str, int], *, bound: float = 0.006) -> None:
+def right(worker: Tensor, kernel: str, quantization: str, dims: dict[str, int], *, bound: float = 0.006) -> None:
     """Three tokens or sequences over 70 cached ones are computed rightly."""
     context = 0 if kernel in ("grouped_moe", "dense") else 70
     answer = measure(worker.build(kernel, quantization, dims, OPTIONS)(3, context), OPTIONS)
@@ -93,7 +96,16 @@ def right(worker: Any, kernel: str, quantization: str, dims: dict[str, int], *, 
 
 @pytest.mark.parametrize("dims", [EXPERTS, SOME], ids=["all experts", "some"])
 def test_marlin_of_vllm(dims: dict[str, int], module: Callable[..., None]) -> None:
-    def fused(tokens: Any, both: Any, down: Any, bias: Any, bias2: Any, scales: Any, scales2: Any, **more: Any) -> Any:
+    def fused(
+        tokens: Tensor,
+        both: Tensor,
+        down: Tensor,
+        bias: Tensor,
+        bias2: Tensor,
+        scales: Tensor,
+        scales2: Tensor,
+        **more: Tensor,
+    ) -> Tensor:
         assert bias is None and bias2 is None and more["quant_type_id"] == 7
         gate, up = halves(unpacked(both, scales))
         return experts_of(
@@ -114,14 +126,14 @@ def test_marlin_of_vllm(dims: dict[str, int], module: Callable[..., None]) -> No
 @pytest.mark.parametrize("quantization", ["bf16", "fp8_block128"])
 @pytest.mark.parametrize("dims", [EXPERTS, SOME], ids=["all experts", "some"])
 def test_fused_experts_of_vllm(quantization: str, dims: dict[str, int], module: Callable[..., None]) -> None:
-    def config(*, w1_scale: Any, w2_scale: Any, block_shape: list[int]) -> Any:
+    def config(*, w1_scale: Tensor, w2_scale: Tensor, block_shape: list[int]) -> Tensor:
         assert block_shape == [128, 128]
         return w1_scale, w2_scale
 
-    def plain(weight: Any, scale: Any) -> Any:
+    def plain(weight: Tensor, scale: Tensor) -> Tensor:
         return weight.float() * scale.repeat_interleave(128, 1).repeat_interleave(128, 2)
 
-    def fused(tokens: Any, both: Any, down: Any, shares: Any, ids: Any, **more: Any) -> Any:
+    def fused(tokens: Tensor, both: Tensor, down: Tensor, shares: Tensor, ids: Tensor, **more: Tensor) -> Tensor:
         if more["quant_config"] is not None:
             both, down = plain(both, more["quant_config"][0]), plain(down, more["quant_config"][1])
         return experts_of(tokens, *halves(both), down, shares, ids, more["expert_map"])
@@ -133,10 +145,19 @@ def test_fused_experts_of_vllm(quantization: str, dims: dict[str, int], module: 
 
 @pytest.mark.parametrize("dims", [EXPERTS, SOME], ids=["all experts", "some"])
 def test_marlin_of_sglang(dims: dict[str, int], module: Callable[..., None]) -> None:
-    def fused(tokens: Any, both: Any, down: Any, scales: Any, scales2: Any, gating: Any, *rest: Any, **more: Any) -> Any:
+    def fused(
+        tokens: Tensor,
+        both: Tensor,
+        down: Tensor,
+        scales: Tensor,
+        scales2: Tensor,
+        gating: Tensor,
+        *rest: Tensor,
+        **more: Tensor,
+    ) -> Tensor:
         assert len(gating) == len(tokens) and more["num_bits"] == 4
         gate, up = halves(unpacked(both, scales))
-        return experts_of(tokens, gate, up, unpacked(down, scales2), *rest, more["expert_map"])
+        return experts_of(tokens, gate, up, unpacked(down, scales2), rest[0], rest[1], more["expert_map"])
 
     module(
         "sglang.kernels.ops.quantization.gptq_marlin_repack",
@@ -152,7 +173,7 @@ def test_marlin_of_sglang(dims: dict[str, int], module: Callable[..., None]) -> 
 
 @pytest.mark.parametrize(("kernel", "dims"), ATTENTION)
 def test_attention_of_sglang(kernel: str, dims: dict[str, int], module: Callable[..., None]) -> None:
-    def cached(*, q: Any, k_cache: Any, v_cache: Any, qv: Any = None, **more: Any) -> Any:
+    def cached(*, q: Tensor, k_cache: Tensor, v_cache: Tensor, qv: Tensor = None, **more: Tensor) -> Tensor:
         starts, lengths = more["cu_seqlens_q"].tolist(), more["cache_seqlens"].tolist()
         found = []
         for at, length in enumerate(lengths):
@@ -163,19 +184,21 @@ def test_attention_of_sglang(kernel: str, dims: dict[str, int], module: Callable
             found.append(attended(asked, keys, values, more["softmax_scale"]))
         return torch.cat(found)
 
-    def whole(*, q: Any, k: Any, v: Any, cu_seqlens_k: Any, softmax_scale: float, causal: bool, **_: Any) -> Any:
+    def whole(
+        *, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_k: Tensor, softmax_scale: float, causal: bool, **_: Tensor
+    ) -> Tensor:
         assert causal and cu_seqlens_k.tolist() == [0, len(k)]
         return attended(q, k, v, softmax_scale)
 
-    module(
-        "sglang.kernels.ops.attention.flash_attention", flash_attn_with_kvcache=cached, flash_attn_varlen_func=whole
-    )
+    module("sglang.kernels.ops.attention.flash_attention", flash_attn_with_kvcache=cached, flash_attn_varlen_func=whole)
     right(sglang_gpu, kernel, "bf16", dims)
 
 
 @pytest.mark.parametrize(("kernel", "dims"), ATTENTION[1:])
 def test_attention_of_vllm(kernel: str, dims: dict[str, int], module: Callable[..., None]) -> None:
-    def varlen(q: Any, k: Any, v: Any, asked: int, starts: Any, cells: int, *rest: Any, **more: Any) -> Any:
+    def varlen(
+        q: Tensor, k: Tensor, v: Tensor, asked: int, starts: Tensor, cells: int, *rest: Tensor, **more: Tensor
+    ) -> Tensor:
         assert more["causal"] and more["fa_version"] == 3
         if rest:
             return attended(q, k, v, more["softmax_scale"])
@@ -194,7 +217,9 @@ def test_attention_of_vllm(kernel: str, dims: dict[str, int], module: Callable[.
 def flash_mla_names() -> dict[str, Any]:
     meta = object()
 
-    def with_cache(q: Any, cache: Any, table: Any, lengths: Any, v: int, given: Any, splits: Any, **more: Any) -> Any:
+    def with_cache(
+        q: Tensor, cache: Tensor, table: Tensor, lengths: Tensor, v: int, given: Tensor, splits: Tensor, **more: Tensor
+    ) -> Tensor:
         assert given is meta and splits is None and not more["causal"]
         found = []
         for at, length in enumerate(lengths.tolist()):
@@ -218,14 +243,16 @@ def test_flash_mla_by_itself_and_in_vllm(module: Callable[..., None]) -> None:
 @pytest.mark.parametrize(("kernel", "dims"), ATTENTION)
 def test_attention_of_flashinfer(kernel: str, dims: dict[str, int], module: Callable[..., None]) -> None:
     class Planned:
-        def __init__(self, workspace: Any, **_: Any) -> None:
+        def __init__(self, workspace: Tensor, **_: Tensor) -> None:
             self.asked: tuple[Any, ...] = ()
 
     class Latent(Planned):
-        def plan(self, *, kv_indptr: Any, kv_indices: Any, kv_len_arr: Any, sm_scale: float, **_: Any) -> None:
+        def plan(
+            self, *, kv_indptr: Tensor, kv_indices: Tensor, kv_len_arr: Tensor, sm_scale: float, **_: Tensor
+        ) -> None:
             self.asked = kv_indptr.tolist(), kv_indices, kv_len_arr.tolist(), sm_scale
 
-        def run(self, *, q_nope: Any, q_pe: Any, ckv_cache: Any, kpe_cache: Any) -> Any:
+        def run(self, *, q_nope: Tensor, q_pe: Tensor, ckv_cache: Tensor, kpe_cache: Tensor) -> Tensor:
             first, pages, lengths, scale = self.asked
             found = []
             for at, length in enumerate(lengths):
@@ -236,11 +263,11 @@ def test_attention_of_flashinfer(kernel: str, dims: dict[str, int], module: Call
             return torch.cat(found)
 
     class Grouped(Planned):
-        def plan(self, first: Any, pages: Any, last: Any, *sizes: int, sm_scale: float, **_: Any) -> None:
+        def plan(self, first: Tensor, pages: Tensor, last: Tensor, *sizes: int, sm_scale: float, **_: Tensor) -> None:
             assert sizes == (dims["heads"], dims["kv_heads"], dims["head"], flashinfer_gpu.PAGE)
             self.asked = first.tolist(), pages, last.tolist(), sm_scale
 
-        def run(self, queries: Any, cache: tuple[Any, Any]) -> Any:
+        def run(self, queries: Tensor, cache: tuple[Tensor, Tensor]) -> Tensor:
             first, pages, last, scale = self.asked
             found = []
             for at, end in enumerate(last):
@@ -250,7 +277,7 @@ def test_attention_of_flashinfer(kernel: str, dims: dict[str, int], module: Call
                 found.append(attended(queries[at : at + 1], keys, values, scale))
             return torch.cat(found)
 
-    def prefill(queries: Any, keys: Any, values: Any, *, causal: bool, sm_scale: float) -> Any:
+    def prefill(queries: Tensor, keys: Tensor, values: Tensor, *, causal: bool, sm_scale: float) -> Tensor:
         assert causal
         return attended(queries, keys, values, sm_scale)
 
@@ -262,8 +289,8 @@ def test_attention_of_flashinfer(kernel: str, dims: dict[str, int], module: Call
 
 def test_experts_of_flashinfer(module: Callable[..., None]) -> None:
     def fused(
-        tokens: Any, ids: Any, shares: Any, both: Any, down: Any, kind: Any, scales: Any, *, output: Any
-    ) -> None:  # fmt: skip
+        tokens: Tensor, ids: Tensor, shares: Tensor, both: Tensor, down: Tensor, *_: Tensor, output: Tensor
+    ) -> None:
         up, gate = halves(both)
         output.copy_(experts_of(tokens, gate, up, down, shares, ids))
 
@@ -275,16 +302,17 @@ def test_experts_of_flashinfer(module: Callable[..., None]) -> None:
 
 @pytest.mark.parametrize("dims", [EXPERTS, SOME], ids=["all experts", "some"])
 def test_grouped_products_of_deep_gemm(dims: dict[str, int], module: Callable[..., None]) -> None:
-    def plain(pair: tuple[Any, Any], rows: int) -> Any:
-        return pair[0].float() * pair[1].repeat_interleave(rows, -2).repeat_interleave(128, -1)[..., : len(pair[0]), :]
+    def plain(pair: tuple[Tensor, Tensor], rows: int) -> Tensor:
+        scales = pair[1].repeat_interleave(rows, -2).repeat_interleave(128, -1)
+        return pair[0].float() * scales[: len(pair[0])]
 
-    def grouped(given: Any, weights: Any, out: Any, expert_of_row: Any) -> None:
+    def grouped(given: Tensor, weights: Tensor, out: Tensor, expert_of_row: Tensor) -> None:
         scales = weights[1].repeat_interleave(128, 1).repeat_interleave(128, 2)
         matrices, rows = weights[0].float() * scales, plain(given, 1)
         for row in torch.nonzero(expert_of_row >= 0)[:, 0].tolist():
             out[row] = matrices[expert_of_row[row]] @ rows[row]
 
-    def gemm(given: Any, weight: Any, out: Any) -> None:
+    def gemm(given: Tensor, weight: Tensor, out: Tensor) -> None:
         out.copy_(plain(given, 1) @ plain(weight, 128).T)
 
     module("deep_gemm", m_grouped_fp8_gemm_nt_contiguous=grouped, fp8_gemm_nt=gemm)

@@ -49,9 +49,7 @@ def build(kernel: str, quantization: str, dims: dict[str, int], options: Options
     if quantization != f"fp8_block{FP8_BLOCK}":
         raise CannotRun(f"DeepGEMM is asked for FP8 in blocks of {FP8_BLOCK}, not {quantization}")
     if kernel == "grouped_moe":
-        return series(
-            quantization, dims, options, lambda device, count, _: grouped(dims, device, count), bound=BOUND
-        )
+        return series(quantization, dims, options, lambda device, count, _: grouped(dims, device, count), bound=BOUND)
     if kernel == "dense":
         return dense(dims["in"], dims["out"], options)
     raise CannotRun(f"DeepGEMM is not asked for {kernel}")

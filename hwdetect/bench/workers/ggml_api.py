@@ -152,9 +152,7 @@ class Ggml:
         buffer = self.call.ggml_backend_alloc_ctx_tensors_from_buft(context, buffer_type or self.plain)
         if not buffer:
             raise MemoryError("ggml could not allocate its tensors")
-        huge_pages(
-            self.call.ggml_backend_buffer_get_base(buffer), int(self.call.ggml_backend_buffer_get_size(buffer))
-        )
+        huge_pages(self.call.ggml_backend_buffer_get_base(buffer), int(self.call.ggml_backend_buffer_get_size(buffer)))
         return Handle(buffer)
 
     def set(self, tensor: Handle, data: Array) -> None:

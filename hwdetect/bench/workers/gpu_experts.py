@@ -55,7 +55,8 @@ def series(
     hidden, inter, top_k = dims["hidden"], dims["inter"], dims["top_k"]
     count = slots_needed(3 * hidden * inter * BITS[quantization] / 8, top_k, dims["experts"], own)
     layer, matrices = make(device, count, own)
-    slots, router = Slots(count, options.seed, warm=options.warm), Router(dims["experts"], dims["experts_total"], top_k, options)
+    slots = Slots(count, options.seed, warm=options.warm)
+    router = Router(dims["experts"], dims["experts_total"], top_k, options)
     reference = device.copy_reference()
 
     def prepare(batch: int, _: int) -> Prepared:

@@ -156,9 +156,7 @@ def _router(quantization: str, dims: dict[str, int], options: Options) -> Series
             exact = 1 / (1 + np.exp(-(tokens.astype(np.float64) @ weight.astype(np.float64))))
             wanted = -np.sort(-exact, axis=1)[:, :top_k]
             chances, ids = sessions[0].run(None, {"tokens": tokens})
-            return max(
-                relative_error(chances, wanted), relative_error(np.take_along_axis(exact, ids, axis=1), wanted)
-            )
+            return max(relative_error(chances, wanted), relative_error(np.take_along_axis(exact, ids, axis=1), wanted))
 
         return Prepared(next_step, error, BOUND, reference=reader)
 

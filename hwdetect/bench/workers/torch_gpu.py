@@ -1,4 +1,4 @@
-"""PyTorch's own kernels on a GPU: bf16 projections, the router, attention, copies from pinned memory and between GPUs."""
+"""PyTorch's own kernels on a GPU: bf16 projections, the router, attention, copies from the host and between GPUs."""
 
 from __future__ import annotations
 

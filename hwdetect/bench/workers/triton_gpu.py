@@ -182,7 +182,7 @@ def attention(device: Device, shape: Shape, stored: int) -> Attend:
     torch = device.torch
     wide = 1 << (shape.head.bit_length() - 1)
     rest = shape.head - wide
-    if shape.v != triton.next_power_of_2(shape.v) or wide < 16 or rest and (rest < 16 or rest & (rest - 1)):
+    if shape.v != triton.next_power_of_2(shape.v) or wide < 16 or (rest and (rest < 16 or rest & (rest - 1))):
         raise CannotRun(f"no Triton kernel of ours has keys of {shape.head} and values of {shape.v}")
     kind = torch.float32 if INTERPRETED else torch.bfloat16
     dot = tl.float32 if INTERPRETED else tl.bfloat16

@@ -1,4 +1,4 @@
-"""A whole decode layer on a GPU in one CUDA graph: this project's kernels for experts and attention, PyTorch's beside."""
+"""A whole decode layer on a GPU in one CUDA graph: this project's kernels for experts and attention, PyTorch's."""
 
 from __future__ import annotations
 
