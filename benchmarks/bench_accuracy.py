@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -58,44 +58,25 @@ LAYER_BYTES = 1.1e9
 CONTEXT = 96
 TOKENS = 24
 SWEEP = (1, 2, 4, 8, 16, 32)
-REPEATS_HISTORY = """\
-How this came about, on 2026-11-26. The table above is the second measurement. In the first, of the same kernels on the
-same busy machine, only the samples of a run said whether it was stable:
+INTRODUCTION = """\
+# Measured kernels beside a real llama.cpp
 
-| kernel | medians, ms | spread of all | spread of the stable ones |
-|---|---|--:|--:|
-| IQ1_S | 35.6, 34.9, 42.8, 34.5 | 23.5% | 23.5% |
-| IQ2_XXS | 37.2, 41.8*, 39.7, 39.5 | 11.5% | 6.3% |
-| Q2_K | 31.2*, 25.9, 27.2, 24.4 | 25.6% | 10.5% |
-| Q4_K | 37.8, 38.9, 29.9, 31.2* | 26.1% | 23.8% |
-| Q8_0 | 54.6, 53.4, 54.9, 55.5 | 3.9% | 3.9% |
+Written by `python benchmarks/bench_accuracy.py`; the figures are kept in `benchmarks/bench_accuracy.json`.
 
-So three of five kernels missed the aim (10 % between runs that are called stable), IQ1_S with every run called stable.
-A neighbour on the same core slows a whole run evenly, which its samples do not show. After that, and because of it, the
-rule was added by which a run is unstable, too, when a fixed piece of work on the core or the reading of memory was more
-than 10 % slower than in the best case of the run, and the measurement was done again. The rule was thus made by people
-who knew the first result. In the second measurement IQ1_S has no stable run, so that it shows nothing for that kernel,
-and IQ2_XXS was not repeated. A measurement on an idle machine is missing.
+Per machine: a token of a Kimi K2.5-shaped file (hidden size 7168, experts of 2048, 64 heads, latent attention
+of 512 + 64, top 8, all as in K2.5; fewer layers and experts, so that it fits into memory), the repeats of one
+kernel, and the interpolation between batches. One thread, CPU time. A prediction is the sum of kernels measured
+just before; nothing is fitted in between. The column *bytes alone* is what bytes over the memory's measured
+read rate would have said.
+
+Repeats are the expert kernel at one token, in processes of their own. Marked with * is what the benchmark calls
+unstable: its samples vary, or the core or the memory was slower than in the best of the repeats. The latter rule
+came after the first repeats of the first machine, because of them: a neighbour slows a whole run evenly, which
+its samples do not show. The aim, 10 % between runs that are called stable, was known when it was made.
+
 """
-"""The second measurement replaced the first in the file of figures: what it said is kept here, as it was."""
-
-
-FILES_HISTORY = """\
-How this came about, on 2026-11-26. A first full measurement, on an idle machine, predicted up to 21.6 % more than
-llama.cpp took (Q8_0: 107.1 ms for 88.1), median 13.9 %. Timing every operation inside llama.cpp's own graph beside the
-kernels by themselves showed two reasons, and both were mended in how it is measured, not by a constant:
-
-- The file's blocks all had one scale. ggml converts scales in half precision by a table of 256 KiB, and one entry of
-  it is always at hand: llama.cpp decoded such a Q8_0 file in 93.0 ms, and in 100.5 ms one that ggml had quantized
-  (medians of three runs each, in turn). No real weights have one scale. The files are now quantized by ggml.
-- The kernels' weights lay in pages of 4 KiB as chance had it. The same expert kernel in Q8_0 took 21.0 to 24.6 ms in
-  one process and another, each time steadily, and 18.6 ms in every one with huge pages, for which the benchmark now
-  asks.
-
-llama.cpp itself does not ask for huge pages: with them (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, weights not mapped) it
-decoded that file in 89.2 ms instead of 99.6. That is what is left of the error where memory is the bound: BF16 above is
-predicted faster than it decodes. The table was measured while other programs ran.
-"""
+IDLE = 1.1
+"""Wall clock over CPU time of one thread, up to which nothing else took the core."""
 
 
 class Result(NamedTuple):
@@ -233,69 +214,88 @@ def left_out(settings: Settings, kinds: tuple[str, ...]) -> Iterator[dict[str, A
 
 
 def document(data: dict[str, Any]) -> str:
-    """The page."""
+    """The page: one chapter for each machine."""
+    lines = INTRODUCTION.splitlines()
+    for suite in data["suites"]:
+        lines += [f"## {suite['machine']}", "", *_conditions(suite), ""]
+        lines += [*_files(suite), *_repeated(suite), *_interpolated(suite)]
+    return "\n".join(lines)
+
+
+def _conditions(suite: dict[str, Any]) -> list[str]:
+    share = suite["wall_ratio"]
+    alone = "nothing else took the core" if share <= IDLE else "other programs ran on the machine"
+    return [
+        f"{suite['date']}, {suite['provider']}, last-level cache as reported "
+        f"{suite['cache_bytes'] / (1 << 20):,.0f} MiB.",
+        f"While the files were measured {alone} (wall clock {share:.1f} times the CPU time in the median file).",
+    ]
+
+
+def _files(suite: dict[str, Any]) -> list[str]:
     lines = [
-        "# Measured kernels beside a real llama.cpp", "",
-        "Written by `python benchmarks/bench_accuracy.py`; the figures are kept in `benchmarks/bench_accuracy.json`.",
-        "",
-        f"{data['date']}, {data['machine']}, one thread, CPU time, {data['provider']}.",
-        f"Last-level cache as reported: {data['cache_bytes'] / (1 << 20):,.0f} MiB. Other programs ran on the machine:",
-        f"the wall clock was {data['wall_ratio']:.1f} times the CPU time in the median file.",
-        "",
-        "## A token of a Kimi K2.5-shaped file", "",
-        "Hidden size 7168, experts of 2048, 64 heads, latent attention of 512 + 64, top 8, all as in K2.5; fewer",
-        "layers and experts, so that it fits into memory. The prediction is the sum of kernels measured just before.",
-        "The column *bytes alone* is what bytes over the memory's measured read rate would have said.", "",
+        "### A token of a Kimi K2.5-shaped file", "",
         "| experts | rest | predicted, ms | llama.cpp, ms | error | bytes alone, ms | llama.cpp over bytes alone |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]  # fmt: skip
-    for row in data["files"]:
+    for row in suite["files"]:
         error = row["predicted_s"] / row["decoded_s"] - 1
         lines.append(
             f"| {row['experts'].upper()} | {row['rest'].upper()} | {row['predicted_s'] * 1e3:.1f} | "
             f"{row['decoded_s'] * 1e3:.1f} | {error:+.1%} | {row['pure_bandwidth_s'] * 1e3:.1f} | "
             f"{row['decoded_s'] / row['pure_bandwidth_s']:.1f} |"
         )
-    errors = [abs(row["predicted_s"] / row["decoded_s"] - 1) for row in data["files"]]
-    lines += [
-        "",
-        f"Largest error {max(errors):.1%}, median {statistics.median(errors):.1%}, of {len(errors)} files.",
-        "",
-        *FILES_HISTORY.splitlines(),
-        "",
-    ]
-    if data.get("repeats"):
+    errors = [abs(row["predicted_s"] / row["decoded_s"] - 1) for row in suite["files"]]
+    told = f"Largest error {max(errors):.1%}, median {statistics.median(errors):.1%}, of {len(errors)} files."
+    return [*lines, "", told, ""]
+
+
+def _repeated(suite: dict[str, Any]) -> list[str]:
+    lines = ["### Repeats", ""]
+    for run_of_repeats in suite["repeats"]:
         lines += [
-            "## Repeats", "",
-            "The expert kernel at one token, in processes of their own. Marked with * is what the benchmark calls",
-            "unstable: its samples vary, or the core or the memory was slower than in the best of the repeats.", "",
+            f"{run_of_repeats['date']}, {run_of_repeats['load']}:", "",
+            "| kernel | medians, ms | spread of all | spread of the stable ones |", "|---|---|--:|--:|",
         ]  # fmt: skip
-        lines += ["| kernel | medians, ms | spread of all | spread of the stable ones |", "|---|---|--:|--:|"]
-        for row in data["repeats"]:
+        for row in run_of_repeats["rows"]:
             pairs = list(zip(row["medians_s"], row["stable"], strict=True))
             medians = ", ".join(f"{value * 1e3:.1f}{'' if stable else '*'}" for value, stable in pairs)
             kept = [value for value, stable in pairs if stable]
             spread = f"{(max(kept) - min(kept)) / statistics.median(kept):.1%}" if len(kept) > 1 else ""
             lines.append(f"| {row['series'].split('/')[1]} | {medians} | {row['spread']:.1%} | {spread} |")
-        lines += ["", *REPEATS_HISTORY.splitlines(), ""]
-    if data.get("left_out"):
-        lines += ["## Interpolation", "", "Each inner batch predicted from the others of its sweep.", ""]
-        lines += ["| kernel | batch | measured, ms | interpolated, ms | error | stable |", "|---|--:|--:|--:|--:|---|"]
-        for row in data["left_out"]:
-            error = row["interpolated_s"] / row["measured_s"] - 1
-            name = " ".join(row["series"].split("/")[:2])
-            lines.append(
-                f"| {name} | {row['batch']} | {row['measured_s'] * 1e3:.2f} | {row['interpolated_s'] * 1e3:.2f} | "
-                f"{error:+.1%} | {'yes' if row['stable'] else 'no'} |"
-            )
-        steady = [abs(row["interpolated_s"] / row["measured_s"] - 1) for row in data["left_out"] if row["stable"]]
-        if steady:
-            lines += [
-                "",
-                f"Of {len(steady)} stable ones: largest {max(steady):.1%}, median {statistics.median(steady):.1%}.",
-            ]
         lines.append("")
-    return "\n".join(lines)
+    return lines
+
+
+def _interpolated(suite: dict[str, Any]) -> list[str]:
+    lines = [
+        "### Interpolation", "", "Each inner batch predicted from the others of its sweep.", "",
+        "| kernel | batch | measured, ms | interpolated, ms | error | stable |", "|---|--:|--:|--:|--:|---|",
+    ]  # fmt: skip
+    for row in suite["left_out"]:
+        error = row["interpolated_s"] / row["measured_s"] - 1
+        name = " ".join(row["series"].split("/")[:2])
+        lines.append(
+            f"| {name} | {row['batch']} | {row['measured_s'] * 1e3:.2f} | {row['interpolated_s'] * 1e3:.2f} | "
+            f"{error:+.1%} | {'yes' if row['stable'] else 'no'} |"
+        )
+    errors = [(abs(row["interpolated_s"] / row["measured_s"] - 1), row["stable"]) for row in suite["left_out"]]
+    steady = [error for error, stable in errors if stable]
+    told = f"Of all {len(errors)}: largest {max(error for error, _ in errors):.1%}."
+    if steady:
+        median = statistics.median(steady)
+        told = f"Of {len(steady)} stable ones: largest {max(steady):.1%}, median {median:.1%}. {told}"
+    return [*lines, "", told, ""]
+
+
+def _suite(data: dict[str, Any], machine: str, provider: str) -> dict[str, Any]:
+    """The figures of this machine and provider, where there are some; else empty ones, before the others."""
+    for suite in data["suites"]:
+        if (suite["machine"], suite["provider"]) == (machine, provider):
+            return cast(dict[str, Any], suite)
+    fresh: dict[str, Any] = {"machine": machine, "provider": provider, "files": [], "repeats": [], "left_out": []}
+    data["suites"].insert(0, fresh)
+    return fresh
 
 
 def main() -> None:
@@ -305,43 +305,49 @@ def main() -> None:
     parser.add_argument("--kinds", help="types of experts, separated by commas")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--folder", help="where files of some GB may be written")
+    parser.add_argument("--load", default="not said", help="what else runs on the machine, in words, for the page")
     args = parser.parse_args()
     wanted = set(args.only or ("files", "repeats", "left_out"))
     cache, _ = last_level_cache_bytes()
     settings = Settings(
         pythons=(sys.executable,), threads=1, seconds=args.seconds, cache_bytes=cache, memory_bytes=6 << 30
     )
-    data: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
+    data: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {"suites": []}
     kinds = tuple(args.kinds.split(",")) if args.kinds else None
-    if "files" in wanted:
-        files = {row["experts"]: row for row in data.get("files", [])}
-        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            for kind, rest in CASES:
-                if kinds is None or kind in kinds:
-                    began = time.monotonic()
-                    result = measured_file(kind, rest, settings, Path(folder))
-                    files[kind] = result._asdict()
-                    print(
-                        f"{kind}: predicted {result.predicted_s * 1e3:.1f} ms, decoded "
-                        f"{result.decoded_s * 1e3:.1f} ms, bytes alone {result.pure_bandwidth_s * 1e3:.1f} ms, "
-                        f"wall/CPU {result.wall_ratio:.1f}, "
-                        f"{time.monotonic() - began:.0f} s", flush=True,
-                    )  # fmt: skip
-        data["files"] = [files[kind] for kind, _ in CASES if kind in files]
-    if "repeats" in wanted:
-        data["repeats"] = list(repeats(settings, kinds or ("iq1_s", "iq2_xxs", "q2_k", "q4_k", "q8_0"), 4))
-    if "left_out" in wanted:
-        data["left_out"] = list(left_out(settings, kinds or ("iq2_xxs", "q4_k")))
     if wanted != {"page"}:
         version = run([_expert_case("q8_0")], replace(settings, seconds=0.1)).rows[0].version
-        data |= {
-            "date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": cpu_device(), "provider": version,
-            "cache_bytes": cache,
-            "wall_ratio": statistics.median([row["wall_ratio"] for row in data.get("files", [])] or [math.nan]),
+        suite = _suite(data, cpu_device(), version)
+        if "files" in wanted:
+            files = {row["experts"]: row for row in suite["files"]}
+            with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+                for kind, rest in CASES:
+                    if kinds is None or kind in kinds:
+                        files[kind] = _measured(kind, rest, settings, Path(folder))
+            suite["files"] = [files[kind] for kind, _ in CASES if kind in files]
+        today = time.strftime("%Y-%m-%d", time.gmtime())
+        if "repeats" in wanted:
+            rows = list(repeats(settings, kinds or ("iq1_s", "iq2_xxs", "q2_k", "q4_k", "q8_0"), 4))
+            suite["repeats"].append({"date": today, "load": args.load, "rows": rows})
+        if "left_out" in wanted:
+            suite["left_out"] = list(left_out(settings, kinds or ("iq2_xxs", "q4_k")))
+        suite |= {
+            "date": today, "cache_bytes": cache,
+            "wall_ratio": statistics.median([row["wall_ratio"] for row in suite["files"]] or [math.nan]),
         }  # fmt: skip
         DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     DOCUMENT.write_text(document(data), encoding="utf-8")
     print(f"wrote {DOCUMENT.relative_to(ROOT)}")
+
+
+def _measured(kind: str, rest: str, settings: Settings, folder: Path) -> dict[str, Any]:
+    began = time.monotonic()
+    result = measured_file(kind, rest, settings, folder)
+    print(
+        f"{kind}: predicted {result.predicted_s * 1e3:.1f} ms, decoded {result.decoded_s * 1e3:.1f} ms, bytes alone "
+        f"{result.pure_bandwidth_s * 1e3:.1f} ms, wall/CPU {result.wall_ratio:.1f}, {time.monotonic() - began:.0f} s",
+        flush=True,
+    )
+    return result._asdict()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from typing import Any, Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[1]
 PLAN: Final = "plan.json"
+WORTH: Final = 1.02
+"""Times the rate from which on an upgrade is one."""
 
 
 class Page(NamedTuple):
@@ -57,7 +59,8 @@ PAGES: Final = (
         "Fifty people code with Kimi K2.5 at 128k context on one 8x H200 node. Does it hold them all at once, how fast "
         "is it for each, what does it cost against the API, and would something else be cheaper?",
         (
-            f"plan kimi-k2.5 --gpu 8xH200 --ram 2TiB --context 128k --concurrency 50 --output {PLAN}",
+            "plan kimi-k2.5 --gpu 8xH200 --ram 2TiB --cpu 2xepyc-9004 --cores 128 --context 128k --concurrency 50 "
+            f"--output {PLAN}",
             f"cost {PLAN} --utilization 0.3 --cached-share 0.5 --electricity 0.15",
             "recommend kimi-k2.5 --context 128k --concurrency 50 --tpot 50ms --hours-per-day 10",
         ),
@@ -66,7 +69,8 @@ PAGES: Final = (
         "swarm", "An agent swarm with a hundred parallel sub-agents",
         "An agent sends a hundred sub-agents at a time, with long shared prompts. Which hardware keeps them all busy?",
         (
-            f"plan kimi-k2.5 --gpu 8xB200 --ram 2TiB --workload agent-swarm --concurrency 100 --output {PLAN}",
+            "plan kimi-k2.5 --gpu 8xB200 --ram 2TiB --cpu 2xepyc-9004 --cores 128 --workload agent-swarm "
+            f"--concurrency 100 --output {PLAN}",
             "recommend kimi-k2.5 --workload agent-swarm --concurrency 100 --tpot 60ms",
             f"cost {PLAN} --cached-share 0.8",
         ),
@@ -76,7 +80,8 @@ PAGES: Final = (
         "A company uses two billion tokens a month, three input tokens for each output token. Should it rent or "
         "buy nodes, or stay with an API?",
         (
-            "plan kimi-k2.5 --gpu 8xH200 --ram 2TiB --context 64k --concurrency 32 --input-tokens 3072 "
+            "plan kimi-k2.5 --gpu 8xH200 --ram 2TiB --cpu 2xepyc-9004 --cores 128 --context 64k --concurrency 32 "
+            "--input-tokens 3072 "
             f"--output-tokens 1024 --output {PLAN}",
             f"cost {PLAN} --tokens-per-month 2e9 --cached-share 0.5 --electricity 0.15 --operations 3000",
             f"cost {PLAN} --tokens-per-month 2e9 --cached-share 0.5 --electricity 0.15 --operations 3000 "
@@ -99,6 +104,8 @@ def ran(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def sentence(value: dict[str, Any]) -> str:
     """What a command's JSON comes down to."""
     kind = value["schema"].partition(".")[2].partition("/")[0]
+    if kind == "recommend" and value["have"] is not None:
+        return f"{at_hand(value['have'])}; {value['why']}"
     if kind != "plan":
         return str(value["why"])
     if not value["candidates"]:
@@ -109,6 +116,17 @@ def sentence(value: dict[str, Any]) -> str:
         f"{best['engine']['name']} with {quality['publisher']}/{quality['name']} {best['verdict']}: "
         f"{rate['low']:.3g}-{rate['high']:.3g} tokens/s for each request; {best['why']}"
     )
+
+
+def at_hand(have: dict[str, Any]) -> str:
+    """The machine at hand and the upgrade with the most gain for its price."""
+    met = "meets the target" if have["meets_target"] else f"does not meet the target ({have['why'] or have['verdict']})"
+    paid = [one for one in have["upgrades"] if one["gain_per_1000_usd"] is not None and one["gain"] > WORTH]
+    if not paid:
+        return f"the machine at hand {met}, and no upgrade with a known price makes it faster"
+    best = paid[0]
+    gain = f"{best['what']}, {best['gain']:.2f} times the rate with {best['candidate']}"
+    return f"the machine at hand {met}; most gain for the money: {gain}"
 
 
 def page(one: Page) -> str:

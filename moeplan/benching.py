@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -16,7 +16,7 @@ from hwdetect.bench.case import KernelCase
 from hwdetect.bench.layer import layer_sums
 from hwdetect.bench.limits import last_level_cache_bytes, memory_allowance_bytes
 from hwdetect.bench.result import BenchRow
-from hwdetect.bench.suite import Outcome, Settings, run
+from hwdetect.bench.suite import Outcome, Settings, Watch, run
 from hwdetect.facts import known
 from hwdetect.rates import disk_of
 from moeplan.bench_cases import (
@@ -31,7 +31,8 @@ from moeplan.bench_cases import (
     with_machine,
 )
 from moeplan.bench_report import BenchReport, BenchSettings, measured_series
-from moeplan.calibration import AUTO, data_folder, fingerprint, now, place_of, store_kernels
+from moeplan.calibration import fingerprint, now, store_kernels
+from moeplan.calibrations import AUTO, data_folder, place_of
 from moeplan.cli.output import write_whole
 from moeplan.pipeline import GENERATED_BY, read_model
 from planner.errors import BadRequest
@@ -56,7 +57,7 @@ ROUTINGS: Final[tuple[Routing, ...]] = ("uniform", "power_law", "replay")
 class BenchOptions:
     """What ``moeplan bench`` was asked. ``trace`` makes the routing a replay; ``disk`` is a folder to read from.
 
-    ``can_resume`` keeps what was measured so far for the next run of this machine.
+    ``can_resume`` keeps what was measured so far for the next run of this machine. ``watch`` is who looks on.
     """
 
     quick: bool = False
@@ -68,6 +69,7 @@ class BenchOptions:
     disk: str | None = None
     calibration: str = AUTO
     can_resume: bool = True
+    watch: Watch = field(default_factory=Watch, repr=False, compare=False)
 
 
 def bench(
@@ -143,14 +145,15 @@ def measure(
     outcome = run(cases, settings, done=done, progress=progress, keep=keep)
     for threads in sorted({1, _cores(inventory)} - {settings.threads}):
         if outcome.ended != "interrupted":
-            cases_of = [MEMORY_CASE] if threads == 1 else memory_cases(_numa(inventory))
-            read = run(cases_of, replace(settings, threads=threads, budget_s=None))
+            unseen = replace(settings.watch, found=lambda outcome: None)
+            wanted = [MEMORY_CASE] if threads == 1 else memory_cases(_numa(inventory))
+            read = run(wanted, replace(settings, threads=threads, budget_s=None, watch=unseen))
             memory_alone += read.rows
             outcome.ended = "interrupted" if read.ended == "interrupted" else outcome.ended
     if outcome.ended == "done" and chosen.can_resume:
         with suppress(OSError):
             unfinished.unlink()
-    return _stored(report_of(outcome), chosen.calibration)
+    return stored(report_of(outcome), chosen.calibration)
 
 
 def _placed(row: BenchRow, chosen: BenchOptions, inventory: Inventory) -> BenchRow:
@@ -182,6 +185,7 @@ def settings_of(chosen: BenchOptions, inventory: Inventory) -> tuple[Settings, l
         memory_bytes=memory_allowance_bytes(usable), routing=chosen.routing, trace=chosen.trace,
         library=chosen.library, path=chosen.disk, budget_s=QUICK_BUDGET_S if chosen.quick else None,
         slowest_s=2.0 if chosen.quick else 20.0, nominal_bytes_per_s=nominal, nominal_flops_per_s=peak,
+        watch=chosen.watch,
     )  # fmt: skip
     return settings, notes
 
@@ -233,7 +237,8 @@ def _taken_up(path: Path, settings: BenchSettings, notes: list[str]) -> tuple[Be
     return tuple([row for row in before.rows if row.threads in (None, settings.threads)])
 
 
-def _stored(report: BenchReport, choice: str) -> BenchReport:
+def stored(report: BenchReport, choice: str) -> BenchReport:
+    """The report with what it measured kept in the calibration that ``choice`` means; a note where that failed."""
     path = place_of(choice, report.fingerprint)
     series = measured_series(report.rows)
     if path is None or not series:

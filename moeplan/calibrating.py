@@ -1,11 +1,19 @@
-"""Which stored start-ups a prediction may use, and why others are not used."""
+"""Which stored start-ups and verified loads a prediction may use, and why others are not used."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from moeplan.calibration import AUTO, NONE, Startup, fingerprint, place_of, read
+from moeplan.calibration import (
+    STALE_AFTER,
+    Calibration,
+    Startup,
+    fingerprint,
+    read,
+)
+from moeplan.calibrations import AUTO, NONE, place_of
 from moeplan.text_safe import printable
 from planner.build import build_request
 from planner.calibrate import CALIBRATED, ObservedStart, terms_of
@@ -13,6 +21,7 @@ from planner.errors import BadRequest, Undetermined
 from planner.hardware import machine_of
 from planner.options import Options
 from planner.search import search
+from planner.verify_report import MeasuredLoad
 
 if TYPE_CHECKING:
     from hwdetect.inventory import Inventory
@@ -35,28 +44,9 @@ def observed_starts(
     only described. A file that was named is read for described hardware too. Raises ``BadRequest`` for one that is of
     another machine, or no calibration.
     """
-    choice = options.calibration or AUTO
-    if choice == NONE or (choice == AUTO and source == "flags"):
-        return (), ()
-    here = fingerprint(inventory)
-    path = place_of(choice, here)
-    assert path is not None
-    if choice == AUTO and not path.exists():
-        return (), ()
-    try:
-        found = read(path)
-    except BadRequest as error:
-        if choice != AUTO:
-            raise
-        # What nobody named must not stand in the way of a plan.
-        return (), (f"measurements of this machine are not used: {error}",)
-    if found is None:
-        raise BadRequest(f"--calibration {printable(choice)}: no such file")
-    if found.fingerprint != here and source != "flags":
-        if choice == AUTO:
-            # As above; the kernels of the same file are refused with a note.
-            return (), ()
-        raise BadRequest(f"--calibration {printable(choice)}: it is of another machine, {found.machine[:80]}")
+    path, found, refused = _of_machine(options, inventory, source)
+    if found is None or path is None:
+        return (), refused
     machine = machine_of(inventory, source)
     starts: list[ObservedStart] = []
     notes: list[str] = []
@@ -70,6 +60,96 @@ def observed_starts(
         else:
             notes.append(stale or f"the start-up of {startup.observed_at} cannot be priced again and is not used")
     return tuple(starts), tuple(dict.fromkeys(notes))
+
+
+def _of_machine(
+    options: Options, inventory: Inventory, source: Literal["flags", "detected", "file"]
+) -> tuple[Path | None, Calibration | None, tuple[str, ...]]:
+    """The calibration of that hardware and where it lies; none, and perhaps why. Raises as ``observed_starts``."""
+    choice = options.calibration or AUTO
+    if choice == NONE or (choice == AUTO and source == "flags"):
+        return None, None, ()
+    here = fingerprint(inventory)
+    path = place_of(choice, here)
+    assert path is not None
+    if choice == AUTO and not path.exists():
+        return None, None, ()
+    try:
+        found = read(path)
+    except BadRequest as error:
+        if choice != AUTO:
+            raise
+        # What nobody named must not stand in the way of a plan.
+        return path, None, (f"measurements of this machine are not used: {error}",)
+    if found is None:
+        raise BadRequest(f"--calibration {printable(choice)}: no such file")
+    if found.fingerprint != here and source != "flags":
+        if choice == AUTO:
+            # As above; the kernels of the same file are refused with a note.
+            return path, None, ()
+        raise BadRequest(f"--calibration {printable(choice)}: it is of another machine, {found.machine[:80]}")
+    return path, found, ()
+
+
+def measured_loads(
+    options: Options, model: ModelSpec, inventory: Inventory, source: Literal["flags", "detected", "file"]
+) -> tuple[tuple[MeasuredLoad, ...], tuple[str, ...]]:
+    """Verified loads of the model on that hardware, newest first, and notes on those left out.
+
+    Of hardware that is only described none is used until its file is named; that there is one is said. Raises as
+    ``observed_starts``.
+    """
+    if source == "flags" and options.calibration in (None, AUTO):
+        return (), _unnamed(model, inventory)
+    _, found, refused = _of_machine(options, inventory, source)
+    if found is None:
+        return (), refused
+    loads: list[MeasuredLoad] = []
+    notes: list[str] = []
+    for load in reversed(found.loads):
+        if load.model != model.id or options.engine not in (None, load.engine):
+            continue
+        reason = _old(load) or _other_version(load, options)
+        if reason:
+            notes.append(f"the load that was verified on {printable(load.measured_at[:10])} is not used: {reason}")
+        else:
+            loads.append(load)
+    return tuple(loads), tuple(dict.fromkeys(notes))
+
+
+def _unnamed(model: ModelSpec, inventory: Inventory) -> tuple[str, ...]:
+    """That loads were verified on hardware of this description."""
+    path = place_of(AUTO, fingerprint(inventory))
+    assert path is not None
+    try:
+        found = read(path)
+    except BadRequest:
+        return ()
+    if found is None or all(load.model != model.id for load in found.loads):
+        return ()
+    return (f"{model.id} was verified on such hardware: --calibration {printable(str(path))} plans with it",)
+
+
+def _old(load: MeasuredLoad) -> str:
+    try:
+        age = datetime.now(UTC).date() - datetime.fromisoformat(load.measured_at).date()
+    except ValueError:
+        return "it has no date"
+    return f"that is more than {STALE_AFTER.days} days ago; moeplan verify renews it" if age > STALE_AFTER else ""
+
+
+def _other_version(load: MeasuredLoad, options: Options) -> str:
+    """Why a load says nothing of the version asked for; a build that names none stands for the planned one."""
+    from planner.engines import load_engine_model
+    from planner.verify import same_version
+
+    wanted = options.engine_version or load_engine_model(load.engine).facts.default_version
+    same = same_version(wanted, load.engine_version)
+    if same is None and load.planned_version is not None:
+        same = same_version(wanted, load.planned_version)
+    if same:
+        return ""
+    return f"{load.engine} {printable(load.engine_version)} ran, and {wanted} is planned"
 
 
 def _stale(startup: Startup, options: Options) -> str:

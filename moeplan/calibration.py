@@ -9,9 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -22,6 +20,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from formulas.units import GIB
 from hwdetect.bench.measured import MeasuredSeries
+from moeplan.calibrations import AUTO, NONE, place_of
 from moeplan.cli.output import write_whole
 from moeplan.text_safe import printable
 from planner.compare import Row
@@ -42,8 +41,6 @@ STALE_AFTER: Final = timedelta(days=90)
 PACKAGES: Final = {"ggml": "xllamacpp", "onnxruntime_cpu": "onnxruntime"}
 """Whose version a provider's is, where it is installed beside this program."""
 _VERSION_OF: Final = r"(?:^|[ ,]){} ([0-9][^\s,()]*)"
-NONE: Final = "none"
-AUTO: Final = "auto"
 
 
 class Startup(Record):
@@ -102,22 +99,6 @@ def fingerprint(inventory: Inventory) -> str:
 
 def _gib(size: int | None) -> int | None:
     return None if size is None else round(size / GIB)
-
-
-def data_folder() -> Path:
-    """Where this user's data of programs lies: XDG_DATA_HOME, or the platform's default."""
-    given = os.environ.get("XDG_DATA_HOME", "")
-    if given and Path(given).is_absolute():
-        return Path(given) / "moeplan"
-    home = Path.home()
-    return (home / "Library/Application Support" if sys.platform == "darwin" else home / ".local/share") / "moeplan"
-
-
-def place_of(choice: str, machine: str) -> Path | None:
-    """The file that ``--calibration`` means for a machine's fingerprint; None for ``none``."""
-    if choice == NONE:
-        return None
-    return data_folder() / "calibrations" / f"{machine}.json" if choice == AUTO else Path(choice)
 
 
 def store(

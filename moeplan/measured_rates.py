@@ -10,7 +10,8 @@ from hwdetect.bench.measured import nodes_read
 from hwdetect.facts import FloatFact, known
 from hwdetect.inventory import GpuRate
 from hwdetect.rates import with_rates
-from moeplan.calibration import AUTO, LoadedSeries, load_series
+from moeplan.calibration import LoadedSeries, load_series
+from moeplan.calibrations import AUTO
 from moeplan.text_safe import printable
 from planner.check_links import facts_of
 

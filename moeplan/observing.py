@@ -15,7 +15,8 @@ from formulas.units import GIB
 from hwdetect.serving.lines import NotText, clean_lines
 from hwdetect.serving.observation import Observation
 from hwdetect.serving.startup import read_startup
-from moeplan.calibration import AUTO, Startup, fingerprint, now, place_of, store
+from moeplan.calibration import Startup, fingerprint, now, store
+from moeplan.calibrations import AUTO, place_of
 from moeplan.pipeline import GENERATED_BY, read_inventory, read_model
 from moeplan.text_safe import printable, shortened
 from planner.assemble import make_plan

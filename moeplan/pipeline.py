@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hwdetect.inventory import Inventory, from_json
 from moeplan import __version__
+from moeplan.calibrations import AUTO, may_have_any
 from moeplan.cli.progress import progress_bar
 from planner.assemble import make_plan
 from planner.build import build_request
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from moeplan.hub import Progress
     from planner.calibrate import ObservedStart
     from planner.memory_report import MemoryReport
+    from planner.request import Request
+    from planner.verify_report import MeasuredLoad
 
 GENERATED_BY = f"moeplan {__version__}"
 MAX_INVENTORY_BYTES = 1 << 30
@@ -73,7 +76,6 @@ def read_inventory(options: Options) -> tuple[Inventory, Source]:
     if options.describes_hardware:
         return describe(options), "flags"
     from hwdetect.detect import detect
-    from moeplan.calibration import AUTO
     from moeplan.measured_rates import with_measured_rates
 
     found = detect()
@@ -119,9 +121,10 @@ def plan_calibrated(
     """``plan_on`` with what was measured and observed on that hardware, as ``--calibration`` says."""
     kernels, remarks = measured_kernels(options.calibration, inventory, source)
     observed, notes = _observed(options, model, inventory, source)
+    loads, said = _loads(options, model, inventory, source)
     return plan_on(
-        options, model, inventory, source,
-        exact=exact, progress=progress, kernels=kernels, observed=observed, notes=(*notes, *remarks),
+        options, model, inventory, source, exact=exact, progress=progress, kernels=kernels, observed=observed,
+        loads=loads, notes=tuple(dict.fromkeys((*notes, *remarks, *said))),
     )  # fmt: skip
 
 
@@ -134,6 +137,17 @@ def _observed(
     from moeplan.calibrating import observed_starts
 
     return observed_starts(options, model, inventory, source)
+
+
+def _loads(
+    options: Options, model: ModelSpec, inventory: Inventory, source: Source
+) -> tuple[tuple[MeasuredLoad, ...], tuple[str, ...]]:
+    """What served models did under load on that hardware."""
+    if not may_have_any(options.calibration):
+        return (), ()
+    from moeplan.calibrating import measured_loads
+
+    return measured_loads(options, model, inventory, source)
 
 
 def measured_kernels(
@@ -160,19 +174,19 @@ def plan_on(
     progress: Progress | None = None,
     kernels: tuple[MeasuredSeries, ...] = (),
     observed: tuple[ObservedStart, ...] = (),
+    loads: tuple[MeasuredLoad, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Plan:
     """The plan of a model and hardware that have been read: no file, no machine, the same answer anywhere.
 
-    ``kernels`` were measured on that hardware.
+    ``kernels`` were measured on that hardware, ``observed`` and ``loads`` on engines that ran there.
     """
     with no_collection():
-        machine = machine_of(inventory, source)
-        if notes:
-            machine = machine._replace(notes=(*machine.notes, *notes))
-        request = build_request(options, model, machine, exact=exact, kernels=kernels)
-        if observed:
-            request = replace(request, observed=observed)
+        request = request_on(
+            options, model, inventory, source,
+            exact=exact, kernels=kernels, observed=observed, loads=loads, notes=notes,
+        )  # fmt: skip
+        machine = request.machine
         if not exact and len(machine.nodes) > 1:
             from planner.fleet import is_fleet, plan_fleet
 
@@ -180,6 +194,34 @@ def plan_on(
                 return plan_fleet(request, inventory, GENERATED_BY, progress)
         outcome = search(request, progress)
         return make_plan(request, outcome, _inventory_dict(inventory), GENERATED_BY)
+
+
+def request_on(
+    options: Options,
+    model: ModelSpec,
+    inventory: Inventory,
+    source: Source,
+    *,
+    exact: bool = False,
+    kernels: tuple[MeasuredSeries, ...] = (),
+    observed: tuple[ObservedStart, ...] = (),
+    loads: tuple[MeasuredLoad, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> Request:
+    """What ``plan_on`` searches for."""
+    machine = machine_of(inventory, source)
+    if notes:
+        machine = machine._replace(notes=(*machine.notes, *notes))
+    request = build_request(options, model, machine, exact=exact, kernels=kernels)
+    return replace(request, observed=observed, loads=loads) if observed or loads else request
+
+
+def calibrated_request(options: Options, model: ModelSpec, inventory: Inventory, source: Source) -> Request:
+    """What ``plan_calibrated`` searches for."""
+    kernels, _ = measured_kernels(options.calibration, inventory, source)
+    observed, _ = _observed(options, model, inventory, source)
+    loads, _ = _loads(options, model, inventory, source)
+    return request_on(options, model, inventory, source, kernels=kernels, observed=observed, loads=loads)
 
 
 def _inventory_dict(inventory: Inventory) -> dict[str, Any]:

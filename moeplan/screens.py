@@ -21,6 +21,7 @@ from tui.program import (
     Alive,
     Answer,
     Choice,
+    Curve,
     DeviceBar,
     LaunchFiles,
     Machine,
@@ -34,11 +35,15 @@ from tui.program import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from hwdetect.inventory import Inventory
+    from moeplan.pipeline import Source
     from planner.plan import Candidate, DeviceMemory, Memory, Plan, Rejection, Verdict
+    from tui.bench_program import BenchProgram
+    from tui.compare_program import CompareProgram
 
 COLUMNS: Final = (
-    "#", "verdict", "free GiB", "tok/s each", "engine, layout", "weights", "tok/s in total", "KV tokens",
-    "first token s", "ms a token", "USD/M tokens", "bound by",
+    ">#", "verdict", ">free GiB", ">tok/s each", "engine, layout", "weights", ">tok/s in total", ">KV tokens",
+    ">first token s", ">ms a token", ">USD/M tokens", "bound by",
 )  # fmt: skip
 TOP: Final = 10
 MAX_REASONS: Final = 12
@@ -60,6 +65,10 @@ def program() -> Program:
         launch_files=_launch_files,
         save=_save,
         save_plan=_save_plan,
+        save_report=_save_report,
+        curves=_curves,
+        bench=_bench,
+        compare=_compare,
     )
 
 
@@ -84,7 +93,8 @@ def _refused(message: str, knob: str | None) -> Refused:
     return Refused(printable(message), name if name in KNOBS else knob)
 
 
-def _options(values: Values) -> Options:
+def options_of(values: Values) -> Options:
+    """The knobs as the command line's flags."""
     fields: dict[str, Any] = {name: text for name, text in values.items() if name not in ("model", "gpu")}
     gpus = tuple(part.strip() for part in values.get("gpu", "").split(",") if part.strip())
     return Options(values.get("model", ""), gpu=gpus, top=str(TOP), **fields)
@@ -92,23 +102,27 @@ def _options(values: Values) -> Options:
 
 def described(values: Values) -> bool:
     """Whether the knobs describe hardware, which switches detection off."""
-    return _options(values).describes_hardware
+    return options_of(values).describes_hardware
 
 
 def replan(values: Values, machine: Machine | None, alive: Alive) -> Answer:
     """The plan of the knobs. Raises ``Refused``."""
-    from moeplan.pipeline import plan_calibrated, read_inventory, read_model
+    from moeplan.pipeline import plan_calibrated, read_model
 
     if not values.get("model"):
         raise Refused("a model is needed: Enter lists them", "model")
-    options = _options(values)
+    options = options_of(values)
     with refusals("model"):
         model = read_model(options.model, alive)
     with refusals():
-        if machine is not None:
-            return answer_of(plan_calibrated(options, model, machine, "detected", progress=alive))
-        inventory, source = read_inventory(options)
-        return answer_of(plan_calibrated(options, model, inventory, source, progress=alive))
+        return answer_of(plan_calibrated(options, model, *hardware_of(options, machine), progress=alive))
+
+
+def hardware_of(options: Options, machine: Machine | None) -> tuple[Inventory, Source]:
+    """This machine, or the one that is described."""
+    from moeplan.pipeline import read_inventory
+
+    return (machine, "detected") if machine is not None else read_inventory(options)
 
 
 def answer_of(plan: Plan) -> Answer:
@@ -138,6 +152,7 @@ def answer_of(plan: Plan) -> Answer:
             "output_tokens": str(work.output_tokens),
             "objective": plan.objective,
             "nodes": str(plan.hardware.nodes),
+            "images": str(work.images),
         },
     )
 
@@ -331,6 +346,18 @@ def _objectives(values: Values) -> tuple[Choice, ...]:
     return tuple(Choice(name, "") for name in OBJECTIVES)
 
 
+def _suites(values: Values) -> tuple[Choice, ...]:
+    """Suites that measured a KL divergence of a built-in model's weights."""
+    from planner.quality import quality_view
+    from profiles.library import built_in_id, load_model
+
+    model = values.get("model", "")
+    if built_in_id(model) is None:
+        return ()
+    suites = [suite for suite in quality_view(load_model(model)).suites if "kl" in suite.metric.casefold()]
+    return tuple(Choice(suite.suite, f"{len(suite.rows)} measured, {suite.metric}") for suite in suites)
+
+
 _LISTS: Final = {
     "model": _models,
     "engine": _engines,
@@ -340,6 +367,7 @@ _LISTS: Final = {
     "link": _links,
     "workload": _workloads,
     "objective": _objectives,
+    "quality_suite": _suites,
 }
 
 
@@ -395,6 +423,34 @@ def _save_plan(path: str, plan: Plan, overwrite: bool) -> str:
     with refusals():
         write_whole(place, plan.to_json() + "\n", "file")
     return printable(f"The plan is in {place}")
+
+
+def _save_report(path: str, plan: Plan, rank: int, overwrite: bool) -> str:
+    from moeplan.report import write_report
+
+    place = Path(path).expanduser()
+    _keep(overwrite, {place: str(place)})
+    with refusals():
+        write_report(place, plan, rank=rank, overwrite=overwrite)
+    return printable(f"The report is in {place}")
+
+
+def _curves(values: Values, machine: Machine | None, candidate: Candidate, alive: Alive) -> tuple[Curve, ...]:
+    from moeplan.screens_curves import curves
+
+    return curves(values, machine, candidate, alive)
+
+
+def _bench() -> BenchProgram:
+    from moeplan.screens_bench import bench_program
+
+    return bench_program()
+
+
+def _compare() -> CompareProgram:
+    from moeplan.screens_compare import compare_program
+
+    return compare_program()
 
 
 def _keep(overwrite: bool, files: Mapping[Path, str]) -> None:

@@ -7,15 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.padding import Padding
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from moeplan.text_safe import printable
+from moeplan.text_table import WHOLE_FROM, Column, Responsive
 
-WIDTH = 100
+WIDTH = WHOLE_FROM
 """Columns where no terminal says how many it has."""
 
 GOOD, DOUBTFUL, BAD, HEADING, FAINT = "green", "yellow", "red", "bold", "dim"
@@ -82,32 +81,19 @@ def pairs(rows: Sequence[tuple[str, str]]) -> RenderableType:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> RenderableType:
     """A table. A column whose name begins with ``>`` is aligned to the right.
 
-    Such a column, and one whose name begins with ``!``, is never broken: half a number is another number.
+    Such a column, and one whose name begins with ``!``, is never broken. Where a terminal is too narrow for all
+    columns, they are drawn as several tables.
     """
-    drawing = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     cells = [[one if isinstance(one, Text) else line(one) for one in row] for row in rows]
-    for place, name in enumerate(columns):
-        head = Text(name.lstrip(">!"))
-        whole = max(part.cell_len for text in (head, *(row[place] for row in cells)) for part in text.split())
-        drawing.add_column(
-            head,
-            justify="right" if name.startswith(">") else "left",
-            overflow="fold",
-            min_width=whole if name.startswith((">", "!")) else None,
-        )
-    for row in cells:
-        drawing.add_row(*row)
-    return _AtLeast(Padding(drawing, (0, 0, 0, 2)), WIDTH)
-
-
-class _AtLeast:
-    """Drawn this wide at least: a narrower terminal breaks lines, where a table would drop columns."""
-
-    def __init__(self, view: RenderableType, width: int) -> None:
-        self.view, self.width = view, width
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        return console.render(self.view, options.update(width=max(options.max_width, self.width)))
+    return Responsive(
+        [
+            Column(
+                Text(name.lstrip(">!")), tuple(row[place] for row in cells),
+                to_the_right=name.startswith(">"), kept=name.startswith((">", "!")),
+            )
+            for place, name in enumerate(columns)
+        ]
+    )  # fmt: skip
 
 
 def cell(*parts: str) -> Text:

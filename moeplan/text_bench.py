@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import RenderableType
 from rich.text import Text
 
-from hwdetect.bench.result import BenchRow, NotRun
+from hwdetect.bench.result import BenchRow, NotMeasured, NotRun
 from moeplan.text import BAD, DOUBTFUL, FAINT, bullets, cell, heading, line, pairs, stacked, table, verbatim
 from moeplan.text_numbers import plural, span
 from moeplan.text_safe import shortened
@@ -44,11 +44,11 @@ def bench_view(report: BenchReport) -> RenderableType:
         line(""),
         first,
         _table(report.rows) if report.rows else None,
-        _sweeps(report.rows),
-        _layers(report.layers),
-        _doubts(report.rows),
-        _providers(report.rows),
-        _missing(report),
+        sweeps_view(report.rows),
+        layers_view(report.layers),
+        doubts_view(report.rows),
+        providers_view(report.rows),
+        missing_view(report),
         bullets(report.notes, FAINT) if report.notes else None,
     )
 
@@ -100,7 +100,6 @@ def milliseconds(seconds: float) -> str:
 def _table(rows: Sequence[BenchRow]) -> RenderableType:
     cells: list[list[str | Text]] = []
     for row in rows:
-        size = f"{row.batch} at {row.context:,}" if row.context else str(row.batch)
         experts = f"{row.routing.distinct_experts:.0f}" if row.routing is not None else ""
         rate = f"{row.bytes / row.median_s / 1e9:.1f}" if row.bytes else ""
         work = f"{row.flops / row.median_s / 1e9:,.0f}" if row.flops else ""
@@ -110,8 +109,8 @@ def _table(rows: Sequence[BenchRow]) -> RenderableType:
         share = row.fraction_of_roofline
         cells.append(
             [
-                cell(row.kernel, what(row)), size, experts, time, cell(rate, work), cell(row.provider, row.clock),
-                cell(bar(share), "" if share is None else f"{share:.0%}"),
+                cell(row.kernel, what(row)), size_of(row), experts, time, cell(rate, work),
+                cell(row.provider, row.clock), cell(bar(share), "" if share is None else f"{share:.0%}"),
             ]
         )  # fmt: skip
     columns = (
@@ -126,7 +125,7 @@ def _table(rows: Sequence[BenchRow]) -> RenderableType:
     return table(columns, cells)
 
 
-def _sweeps(rows: Sequence[BenchRow]) -> RenderableType | None:
+def sweeps_view(rows: Sequence[BenchRow]) -> RenderableType | None:
     """Time for each token over the batch, one line of bars for each series that was measured at several."""
     groups: dict[str, list[BenchRow]] = {}
     for row in rows:
@@ -149,7 +148,7 @@ def _sweeps(rows: Sequence[BenchRow]) -> RenderableType | None:
     return stacked(heading("Batch"), *lines) if lines else None
 
 
-def _layers(layers: Sequence[LayerSum]) -> RenderableType | None:
+def layers_view(layers: Sequence[LayerSum]) -> RenderableType | None:
     """Whether the kernels of a layer add up to the whole of it."""
     lines = []
     for one in layers:
@@ -161,17 +160,39 @@ def _layers(layers: Sequence[LayerSum]) -> RenderableType | None:
     return stacked(heading("A whole decode layer"), bullets(lines)) if lines else None
 
 
-def _doubts(rows: Sequence[BenchRow]) -> RenderableType | None:
+def ceilings_view(rows: Sequence[BenchRow]) -> RenderableType | None:
+    """How near each kernel comes to the memory's rate, a bar each."""
+    named = [(row, f"{row.kernel} {row.quantization}", size_of(row)) for row in rows if row.fraction_of_roofline]
+    if not named:
+        return None
+    widths = [max(len(texts[place]) for _, *texts in named) for place in (0, 1)]
+    lines = [
+        verbatim(
+            f"  {name:{widths[0]}}  {size:>{widths[1]}}  {bar(row.fraction_of_roofline, 40)} "
+            f"{row.fraction_of_roofline or 0:.0%}"
+        )
+        for row, name, size in named
+    ]
+    return stacked(heading("Share of the ceiling"), *lines)
+
+
+def size_of(row: BenchRow | KernelComparison | NotMeasured) -> str:
+    """The batch, for attention with the cached tokens of each sequence."""
+    return f"{row.batch} at {row.context:,}" if row.context else str(row.batch)
+
+
+def doubts_view(rows: Sequence[BenchRow]) -> RenderableType | None:
+    """Why results are unstable."""
     found = [f"{row.series} at {row.batch}: unstable, because {row.unstable_because}" for row in rows if not row.stable]
     return stacked(heading("Unstable"), bullets(found, DOUBTFUL)) if found else None
 
 
-def _providers(rows: Sequence[BenchRow]) -> RenderableType | None:
+def providers_view(rows: Sequence[BenchRow]) -> RenderableType | None:
     """Which library each provider is, and why better ones did not run: once each, not for every row."""
     used = dict.fromkeys(
         f"{row.provider}: {row.version}" + (", kernels of this project" if row.ours else "") for row in rows
     )
-    passed = dict.fromkeys(_reason(one) for row in rows for one in row.not_run)
+    passed = dict.fromkeys(reason_of(one) for row in rows for one in row.not_run)
     if not used:
         return None
     parts = [heading("Providers"), bullets(list(used))]
@@ -180,15 +201,17 @@ def _providers(rows: Sequence[BenchRow]) -> RenderableType | None:
     return stacked(*parts)
 
 
-def _reason(one: NotRun) -> str:
+def reason_of(one: NotRun) -> str:
+    """A provider and why it did not run."""
     return f"{one.provider}: {shortened(one.reason)[1:-1]}"
 
 
-def _missing(report: BenchReport | Validation) -> RenderableType | None:
+def missing_view(report: BenchReport | Validation) -> RenderableType | None:
+    """What was not measured, and why: cases with the same reasons together."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for case in report.not_measured:
         named = f"{case.series} at {case.batch}" + (f" and {case.context:,} cached" if case.context else "")
-        groups.setdefault(tuple(_reason(reason) for reason in case.reasons), []).append(named)
+        groups.setdefault(tuple(reason_of(reason) for reason in case.reasons), []).append(named)
     if not groups:
         return None
     lines = []
@@ -198,19 +221,23 @@ def _missing(report: BenchReport | Validation) -> RenderableType | None:
     return stacked(heading("Not measured"), bullets(lines, BAD))
 
 
-def validation_view(result: Validation) -> RenderableType:
-    """Predicted against measured."""
-    old, new = result.predicted_tpot_s, result.corrected_tpot_s
-    verdict = {
+def verdict_words(result: Validation) -> str:
+    """Whether the prediction holds, and by how much not."""
+    return {
         "holds": "holds: the corrected time per token lies in the predicted range",
         "differs": f"differs: {result.difference or 0:+.0%} per token, most of it in {result.term or 'no one kernel'}",
         "undetermined": "could not be determined: too little of a step could be measured",
     }[result.verdict]
+
+
+def validation_view(result: Validation) -> RenderableType:
+    """Predicted against measured."""
+    old, new = result.predicted_tpot_s, result.corrected_tpot_s
     better = result.better
     rows: list[list[str | Text]] = [
         [
             cell(kernel.what, what(kernel)),
-            f"{kernel.batch} at {kernel.context:,}" if kernel.context else str(kernel.batch),
+            size_of(kernel),
             str(kernel.times or "prompt"),
             _milliseconds_range(kernel.predicted_s),
             _milliseconds_range(kernel.measured_s),
@@ -226,7 +253,7 @@ def validation_view(result: Validation) -> RenderableType:
                 ("machine", result.machine),
                 ("predicted", f"{span(old.low * 1e3, old.high * 1e3)} ms for each token"),
                 ("corrected", f"{span(new.low * 1e3, new.high * 1e3)} ms for each token" if new else ""),
-                ("verdict", verdict),
+                ("verdict", verdict_words(result)),
                 (
                     "better now",
                     f"{better.engine}, {better.quantization}, {better.parallel}: {better.why}" if better else "",
@@ -234,8 +261,8 @@ def validation_view(result: Validation) -> RenderableType:
                 ("kept in", result.calibration or ""),
             )
         ),
-        table(("kernel", ">batch", ">times", ">predicted, ms", ">measured, ms", ">measured / predicted"), rows),
-        _missing(result),
+        table(("kernel", ">batch", ">times", ">predicted\nms", ">measured\nms", ">measured /\npredicted"), rows),
+        missing_view(result),
         bullets(result.notes, FAINT) if result.notes else None,
     )
 

@@ -37,7 +37,7 @@ def cost_view(report: CostReport) -> RenderableType:
         Text(""),
         line(f"{report.verdict.upper()}: {report.why}", f"{HEADING} {_STYLES[report.verdict]}"),
         *(
-            [heading("Own machine, dollars"), table(_LOCAL, [_local(one) for one in report.local])]
+            [heading("Rent or buy, dollars"), table(_LOCAL, [_local(one) for one in report.local])]
             if report.local
             else ()
         ),
@@ -49,7 +49,7 @@ def cost_view(report: CostReport) -> RenderableType:
         ),
         heading("What would change it, dollars per million tokens"),
         table(
-            ("assumption", ">own machine", ">API", "cheaper"),
+            ("assumption", f">{_compared(report)}", ">API", "cheaper"),
             [
                 [one.what, money(one.local_usd_per_million_tokens), money(one.api_usd_per_million_tokens), one.cheaper]
                 for one in report.sensitivity
@@ -57,6 +57,12 @@ def cost_view(report: CostReport) -> RenderableType:
         ),
         *([heading("Warnings"), bullets(report.warnings, DOUBTFUL)] if report.warnings else ()),
     )
+
+
+def _compared(report: CostReport) -> str:
+    """The local way that the assumptions are varied for: the cheapest whole one, else the cheapest."""
+    best = min(report.local, key=lambda way: (not way.complete, way.usd_per_month.expected), default=None)
+    return best.kind if best is not None else "local"
 
 
 _LOCAL = (

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from moeplan.text import BAD, DOUBTFUL, FAINT, GOOD, cell, stacked, table
 from moeplan.text_numbers import gib, gib_span, ranges
 from moeplan.text_safe import printable
+from moeplan.text_table import Packed
 from planner.plan import DeviceMemory, LedgerEntry, Memory
 
 BAR_WIDTH = 48
+BAR_LEAST = 16
 _PARTS = (
     ("w", "weights", "cyan"),
     ("k", "KV cache", "blue"),
     ("c", "compute", "magenta"),
     ("o", "overhead", "yellow"),
 )
-_LEGEND = "    ".join(f"{letter} {name}" for letter, name, _ in _PARTS) + "    . free    ! too much"
+_LEGEND = (*(f"{letter} {name}" for letter, name, _ in _PARTS), ". free", "! too much")
 
 
 def alike(memory: Memory) -> list[tuple[str, DeviceMemory]]:
@@ -68,7 +70,7 @@ def memory_table(memory: Memory) -> RenderableType:
         ">overhead",
         ">free",
     )
-    return stacked(table(columns, rows), *_bars(memory), Text(f"  {_LEGEND}", style=FAINT))
+    return stacked(table(columns, rows), _Bars(memory), Packed(_LEGEND, FAINT))
 
 
 def ledgers(memory: Memory) -> RenderableType:
@@ -92,13 +94,23 @@ def _entry_row(entry: LedgerEntry) -> list[str | Text]:
     return [cell(entry.what, f"({entry.kind.replace('_', ' ')})"), cell(*size), entry.evidence, why]
 
 
-def _bars(memory: Memory) -> list[Text]:
-    groups = alike(memory)
-    width = max((len(place) for place, _ in groups), default=0)
-    return [_bar(place.ljust(width), device) for place, device in groups]
+class _Bars:
+    """A bar for each group of devices, as wide as there is room, up to ``BAR_WIDTH``."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.groups = alike(memory)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        places = max((len(place) for place, _ in self.groups), default=0)
+        names = max((len(printable(device.name)) for _, device in self.groups), default=0)
+        room = options.max_width - places - len("    []  ")
+        named = room - names >= BAR_LEAST
+        width = max(min(BAR_WIDTH, room - names if named else room), BAR_LEAST)
+        for place, device in self.groups:
+            yield _bar(place.ljust(places), device, width, device.name if named else "")
 
 
-def _bar(place: str, device: DeviceMemory) -> Text:
+def _bar(place: str, device: DeviceMemory, length: int, name: str) -> Text:
     """``[wwwwkkco....]``: parts of what the engine may use, in letters for those who see no colours."""
     sizes = (device.weights_bytes, device.kv_cache_bytes, device.compute_bytes, device.overhead_bytes)
     whole = max(device.usable_bytes, 1)
@@ -106,12 +118,12 @@ def _bar(place: str, device: DeviceMemory) -> Text:
     end, drawn = 0, 0
     for (letter, _, style), size in zip(_PARTS, sizes, strict=True):
         end += max(size, 0)
-        width = max(min(round(BAR_WIDTH * end / whole), BAR_WIDTH) - drawn, 0)
+        width = max(min(round(length * end / whole), length) - drawn, 0)
         bar.append(letter * width, style=style)
         drawn += width
-    bar.append("." * (BAR_WIDTH - drawn), style=FAINT)
+    bar.append("." * (length - drawn), style=FAINT)
     bar.append("]! " if end > whole else "]  ")
-    bar.append(printable(device.name), style=FAINT)
+    bar.append(printable(name), style=FAINT)
     return bar
 
 

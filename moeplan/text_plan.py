@@ -250,7 +250,8 @@ def _quality(quality: Quality) -> str:
     texts = [quality.note] if quality.note else []
     for fact in quality.facts[:MAX_QUALITY_FACTS]:
         baseline = f" against {fact.baseline:g}" if fact.baseline is not None else ""
-        texts.append(f"{fact.metric} {fact.value:g}{baseline} ({fact.suite})")
+        throughout = ", of its main type throughout" if fact.measured_on == "type" else ""
+        texts.append(f"{fact.metric} {fact.value:g}{baseline} ({fact.suite}{throughout})")
     return "; ".join(texts)
 
 

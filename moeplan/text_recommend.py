@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from rich.console import RenderableType
@@ -11,7 +12,7 @@ from moeplan.text import BAD, DOUBTFUL, GOOD, HEADING, bullets, cell, heading, l
 from moeplan.text_cost import dollars, money
 from moeplan.text_numbers import gib, plural, span_of
 from moeplan.text_safe import printable
-from planner.recommend_report import Have, RecommendReport, Upgrade, Way
+from planner.recommend_report import Have, Nearest, RecommendReport, Spot, Upgrade, Way
 
 
 def recommend_view(report: RecommendReport) -> RenderableType:
@@ -21,6 +22,7 @@ def recommend_view(report: RecommendReport) -> RenderableType:
         _target(report),
         Text(""),
         line(report.why, HEADING if report.rent or report.buy else BAD),
+        *(_nearest(report.nearest, report.model) if report.nearest is not None else ()),
         *(_ways("Rent", report.rent, report.model) if report.rent else ()),
         *(_ways("Buy", report.buy, report.model) if report.buy else ()),
         *_api(report),
@@ -66,15 +68,19 @@ def _target(report: RecommendReport) -> RenderableType:
 
 def _ways(title: str, ways: Sequence[Way], model: str) -> list[RenderableType]:
     columns = (
+        ">#",
         "way",
         "engine\nquantization",
         ">dollars\na month",
-        "verdict\n>free GiB",
+        "verdict\nfree GiB",
         ">tok/s each\neach token, ms",
         "price of",
     )
-    rows = [_row(way) for way in ways]
-    return [heading(f"{title}, cheapest first"), table(columns, rows), *[_details(way, model) for way in ways]]
+    rows = [[str(number), *_row(way)] for number, way in enumerate(ways, 1)]
+    details: list[RenderableType] = []
+    for number, way in enumerate(ways, 1):
+        details += [Text(""), line(f"  {title} {number}: {way.name}", HEADING), _details(way, model)]
+    return [heading(f"{title}, cheapest first"), table(columns, rows), *details]
 
 
 def _row(way: Way) -> list[str | Text]:
@@ -103,9 +109,10 @@ def _details(way: Way, model: str) -> RenderableType:
     step = way.next_step
     return pairs(
         (
-            ("plan", f"moeplan plan {model} {' '.join(way.plan_flags)}"),
+            ("plan", shlex.join(["moeplan", "plan", model, *way.plan_flags])),
             *[("risk", text) for text in way.risks],
             ("not priced", ", ".join(way.left_out)),
+            ("spot", _spot(way.spot) if way.spot is not None else ""),
             (
                 "next step up",
                 f"{step.name}: {span_of(step.decode_tokens_per_s_total)} tokens/s in total for "
@@ -115,6 +122,26 @@ def _details(way: Way, model: str) -> RenderableType:
             ),
         )
     )
+
+
+def _spot(spot: Spot) -> str:
+    """The rent of what may be taken away."""
+    return f"{spot.usd_per_hour:,.2f} an hour ({spot.provider}, {spot.date}), where it may end at any time"
+
+
+def _nearest(nearest: Nearest, model: str) -> list[RenderableType]:
+    """What a missed target is nearest to; the API stands below."""
+    return [
+        heading("Nearest to the target"),
+        pairs(
+            (
+                ("way", f"{nearest.name} for {nearest.usd_per_month:,.0f} a month"),
+                ("reaches", f"{span_of(nearest.tpot_s, 1e3)} ms a token, {span_of(nearest.ttft_s)} s to the first"),
+                ("misses by", nearest.missed or "nothing: the bounded search did not come so far"),
+                ("plan", shlex.join(["moeplan", "plan", model, *nearest.plan_flags])),
+            )
+        ),
+    ]
 
 
 def _api(report: RecommendReport) -> list[RenderableType]:

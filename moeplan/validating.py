@@ -14,7 +14,7 @@ from hwdetect.bench.measured import MeasuredSeries
 from hwdetect.bench.result import BenchRow, NotMeasured
 from hwdetect.inventory import Inventory
 from moeplan.bench_cases import candidate_cases, read_plan
-from moeplan.bench_report import measured_series
+from moeplan.bench_report import BenchReport, measured_series
 from moeplan.benching import BenchOptions, measure
 from moeplan.pipeline import GENERATED_BY, read_model
 from planner.assemble import make_plan
@@ -100,15 +100,22 @@ def validate(name: str, rank: int, chosen: BenchOptions, progress: Progress | No
     Raises ``BadRequest`` for a plan that is none or has no such candidate, ``Undetermined`` where the plan is for
     accelerators that this machine does not have.
     """
-    from hwdetect.detect import detect
-
     plan = read_plan(Path(name))
     candidate = next((one for one in plan.candidates if one.rank == rank), None)
     if candidate is None:
         raise BadRequest(f"{name}: no candidate of rank {rank}; it has {len(plan.candidates)}")
+    return validate_candidate(plan, candidate, name, chosen, progress)[0]
+
+
+def validate_candidate(
+    plan: Plan, candidate: Candidate, name: str, chosen: BenchOptions, progress: Progress | None
+) -> tuple[Validation, BenchReport]:
+    """``validate`` of a plan at hand, called ``name``, and what was measured for it. Raises as it does."""
+    from hwdetect.detect import detect
+
     cases = candidate_cases(candidate)
     if not cases:
-        raise BadRequest(f"{name}: rank {rank} lists no kernels; an older moeplan wrote it: plan again")
+        raise BadRequest(f"{name}: rank {candidate.rank} lists no kernels; an older moeplan wrote it: plan again")
     here, planned = detect(), _inventory(plan)
     _same_accelerators(planned, here)
     before = _request(plan, candidate, planned, ())
@@ -121,11 +128,11 @@ def validate(name: str, rank: int, chosen: BenchOptions, progress: Progress | No
     old = candidate.performance.tpot_s
     difference = corrected.expected / old.expected - 1 if corrected is not None else None
     holds = corrected is not None and old.low <= corrected.expected <= old.high
-    return Validation(
+    result = Validation(
         schema=VALIDATION_SCHEMA,
         generated_by=GENERATED_BY,
         plan=name,
-        rank=rank,
+        rank=candidate.rank,
         configuration=_words(candidate),
         machine=report.machine,
         kernels=tuple(kernels),
@@ -139,6 +146,7 @@ def validate(name: str, rank: int, chosen: BenchOptions, progress: Progress | No
         calibration=report.calibration,
         notes=report.notes,
     )
+    return result, report
 
 
 def _inventory(plan: Plan) -> Inventory:

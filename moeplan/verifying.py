@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,12 +17,14 @@ from hwdetect.serving.client import BadAddress, Broken, Server, Unreachable, ser
 from hwdetect.serving.endpoint import Endpoint, read_endpoint
 from hwdetect.serving.load import Step, Work, run_step, words_for
 from hwdetect.serving.modes import ModeCheck, check_mode, check_tools
-from moeplan.calibration import AUTO, NONE, fingerprint, now, place_of, store_load
+from moeplan.calibration import fingerprint, now, store_load
+from moeplan.calibrations import AUTO, NONE, place_of
 from moeplan.pipeline import GENERATED_BY, read_model
 from moeplan.text_safe import printable
 from planner.build import build_request
 from planner.errors import BadRequest, Undetermined
 from planner.hardware import machine_of
+from planner.loads import served_as
 from planner.options import Options
 from planner.plan import Candidate, Plan
 from planner.search import search
@@ -104,7 +106,8 @@ def verify(
                 notes.append(f"no request at {concurrency} at a time succeeded: larger loads were not tried")
                 break
     checks = _checks(server, asked, candidate, limits, deadline)
-    pairs = [(step, _expected(plan, candidate, step, notes)) for step in steps]
+    loads = _known_loads(plan, candidate, calibration, notes)
+    pairs = [(step, _expected(plan, candidate, step, loads, notes)) for step in steps]
     rows = compare(plan, candidate, endpoint, pairs)
     kv_tokens, kv_source = kv_tokens_of(candidate, endpoint)
     verdict, differs = verdict_of(rows, steps, checks)
@@ -228,14 +231,37 @@ def _modes(candidate: Candidate) -> Mapping[str, Mapping[str, bool]]:
     return {mode.mode: mode.chat_template_kwargs for mode in serving.chat} if serving is not None else {}
 
 
-def _expected(plan: Plan, candidate: Candidate, step: LoadStep, notes: list[str]) -> Expected | None:
+def _known_loads(plan: Plan, candidate: Candidate, choice: str, notes: list[str]) -> tuple[MeasuredLoad, ...]:
+    """Earlier loads, where the plan rests on some: what it is held against must rest on them too."""
+    if "verify" not in candidate.performance.evidence:
+        return ()
+    from moeplan.calibrating import measured_loads
+
+    local = candidate.quantization.publisher == "local"
+    try:
+        options = Options(plan.model.id, engine=candidate.engine.name, engine_version=candidate.engine.version,
+                          calibration=choice)  # fmt: skip
+        spec = read_model(candidate.quantization.release if local else plan.model.id)
+        # The plan's hardware is named by the file, as it is where a plan's inventory is read from one.
+        loads, _ = measured_loads(options, spec, from_json(json.dumps(plan.inventory)), "file")
+    except (BadRequest, Undetermined) as error:
+        notes.append(f"what was verified earlier is not compared with: {printable(str(error))[:200]}")
+        return ()
+    if not loads:
+        notes.append("the plan rests on an earlier verification that is not in --calibration: compared without it")
+    return loads
+
+
+def _expected(
+    plan: Plan, candidate: Candidate, step: LoadStep, loads: tuple[MeasuredLoad, ...], notes: list[str]
+) -> Expected | None:
     """The prediction for the measured load, by the search that made the plan; else the plan's own at its own load."""
     if step.output_tokens is None or step.failed == step.requests:
         return None
     prompt = round(step.input_tokens) if step.input_tokens else plan.workload.input_tokens
     output = max(1, round(step.output_tokens))
     try:
-        speed = _priced(plan, candidate, step.concurrency, prompt, output)
+        speed = _priced(plan, candidate, step.concurrency, prompt, output, loads)
     except (BadRequest, Undetermined, ValueError) as error:
         notes.append(f"the measured load could not be priced: {printable(str(error))[:200]}")
         speed = None
@@ -249,7 +275,9 @@ def _expected(plan: Plan, candidate: Candidate, step: LoadStep, notes: list[str]
     return None
 
 
-def _priced(plan: Plan, candidate: Candidate, concurrency: int, prompt: int, output: int) -> Speed | None:
+def _priced(
+    plan: Plan, candidate: Candidate, concurrency: int, prompt: int, output: int, loads: tuple[MeasuredLoad, ...]
+) -> Speed | None:
     """Speed of the candidate's configuration under another load; None where the search does not find it again."""
     local = candidate.quantization.publisher == "local"
     ranks: dict[str, Any] = {}
@@ -271,18 +299,28 @@ def _priced(plan: Plan, candidate: Candidate, concurrency: int, prompt: int, out
     spec = read_model(candidate.quantization.release if local else plan.model.id)
     machine = machine_of(from_json(json.dumps(plan.inventory)), plan.hardware.source)
     wanted = candidate.offload.cpu_expert_layers, candidate.offload.gpu_experts_per_layer
+    request = replace(build_request(options, spec, machine, exact=False), loads=loads)
     found = [
         one
-        for one in search(build_request(options, spec, machine, exact=False)).found
+        for one in search(request).found
         if (one.priced.config.cpu_expert_layers, one.priced.config.gpu_experts_per_layer) == wanted
     ]
     return min(found, key=lambda one: one.speed.tpot_s[1]).speed if found else None
+
+
+def _other_length(report: VerifyReport, plan: Plan) -> bool:
+    """Whether the server was started with another context than planned, and so with other arguments."""
+    return report.endpoint.max_model_len not in (None, plan.workload.context)
 
 
 def _stored(report: VerifyReport, plan: Plan, candidate: Candidate, choice: str) -> VerifyReport:
     """The measurement kept as a section of the machine's calibration. Raises ``BadRequest`` for a file given."""
     if choice == NONE or not report.steps or all(step.failed == step.requests for step in report.steps):
         return report
+    running = report.endpoint.engine
+    if running not in (None, candidate.engine.name):
+        said = f"not kept for later plans: {running} answered, and the plan is for {candidate.engine.name}"
+        return report.model_copy(update={"notes": (*report.notes, said)})
     inventory = from_json(json.dumps(plan.inventory))
     machine = fingerprint(inventory)
     path = place_of(choice, machine)
@@ -294,8 +332,10 @@ def _stored(report: VerifyReport, plan: Plan, candidate: Candidate, choice: str)
         model=plan.model.id,
         quantization=f"{candidate.quantization.publisher}/{candidate.quantization.name}",
         parallel=candidate.parallel,
-        kv_tokens=report.endpoint.kv_tokens,
+        kv_tokens=None if _other_length(report, plan) else report.endpoint.kv_tokens,
         steps=report.steps,
+        planned_version=candidate.engine.version,
+        served=served_as(candidate),
     )
     try:
         store_load(
@@ -306,4 +346,7 @@ def _stored(report: VerifyReport, plan: Plan, candidate: Candidate, choice: str)
         if choice != AUTO:
             raise
         return report.model_copy(update={"notes": (*report.notes, f"not stored: {error}")})
-    return report.model_copy(update={"calibration": str(path)})
+    notes = report.notes
+    if plan.hardware.source == "flags":
+        notes = (*notes, f"the plan's machine was described: plan again with --calibration {path} to use this")
+    return report.model_copy(update={"calibration": str(path), "notes": notes})

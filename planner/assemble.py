@@ -308,6 +308,7 @@ def quality_of_release(request: Request, release: Release) -> out.Quality:
                 value=loss.value,
                 baseline=loss.baseline,
                 source=loss.source,
+                measured_on="release" if loss in release.quality else "type",
             )
             for loss in quality_of(request.model.id, release)
         ]
@@ -320,6 +321,16 @@ def quality_of_release(request: Request, release: Release) -> out.Quality:
         else "not measured by anyone we know of"
     )
     return out.Quality(native=native, facts=facts, note=note)
+
+
+def quality_told(quality: out.Quality) -> str:
+    """What is known of a quantization's loss in a few words: of the release itself where that was measured."""
+    own = [one for one in quality.facts if one.measured_on == "release"]
+    facts = own or list(quality.facts)
+    if quality.native or not facts:
+        return quality.note
+    fact = next((one for one in facts if one.metric == "kld"), facts[0])
+    return f"{fact.metric} {fact.value:g} ({fact.suite}{'' if own else ', of its main type throughout'})"
 
 
 def why(request: Request, found: Found) -> str:

@@ -79,6 +79,12 @@ def merged(terms: list[Term]) -> tuple[Term, ...]:
         rows.setdefault(term.what, []).append(term)
     found = []
     for what, parts in rows.items():
+        if len(parts) == 1:
+            only = parts[0]
+            # As a sum of one would be.
+            spread = exp(only.seconds * log(only.spread) / only.seconds) if only.seconds else 1.0
+            found.append(only._replace(spread=spread))
+            continue
         longest = max(parts, key=lambda term: term.seconds)
         total = sum([term.seconds for term in parts])
         weighed = sum([term.seconds * log(term.spread) for term in parts]) / total if total else 0.0
@@ -96,6 +102,7 @@ def combined_spread(parts: Sequence[tuple[float, float]]) -> float:
     total = sum([seconds for seconds, _ in parts])
     if total <= 0:
         return 1.0
-    common = sum([seconds * log(factor) for seconds, factor in parts]) / total
-    independent = sqrt(sum([(seconds * log(factor)) ** 2 for seconds, factor in parts])) / total
+    weighed = [seconds * log(factor) for seconds, factor in parts]
+    common = sum(weighed) / total
+    independent = sqrt(sum([part**2 for part in weighed])) / total
     return exp((common + independent) / 2)

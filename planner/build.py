@@ -11,6 +11,7 @@ from formulas.units import GIB
 from planner.engines import NAMED_ENGINES
 from planner.engines.base import divisors
 from planner.errors import BadRequest
+from planner.kept import kept_of
 from planner.machine import Machine
 from planner.options import Options
 from planner.quantities import parse_count, parse_duration, parse_fraction, parse_tokens, shown
@@ -19,7 +20,7 @@ from planner.routing import ROUTINGS
 from profiles.drafters import Drafter, find_drafter
 from profiles.engines import UnknownVersion, version_tuple
 from profiles.library import find_releases, quality_of
-from profiles.mixtures import UnknownMixture, release_tensors
+from profiles.mixtures import UnknownMixture
 from profiles.model import ModelSpec, Release
 from profiles.names import UnknownName
 from profiles.workloads import DEFAULT_WORKLOAD, load_workload
@@ -388,7 +389,8 @@ def price_releases(model: ModelSpec, releases: Iterable[Release]) -> tuple[Price
         if release.container == "mlx":
             continue
         try:
-            priced.append(PricedRelease(release, release_tensors(model, release)))
+            kept = kept_of(model, release)
         except UnknownMixture as error:
             raise BadRequest(str(error)) from None
+        priced.append(PricedRelease(release, kept.tensors, kept=kept.entries))
     return tuple(priced)

@@ -139,17 +139,17 @@ def _kv_rows(options: Options, model: ModelSpec, context: int, sequences: int) -
     rows = []
     for dtype in dtypes:
         try:
-            rows.append(_own_row(model, dtype, context, sequences))
+            rows.append(own_row(model, dtype, context, sequences))
         except UnsupportedKvDtype as error:
             if wanted is not None:
                 raise BadRequest(f"--kv-dtype: {error}") from None
     if uses_mla and model.nope_dim:
         compared = wanted if wanted in ("bf16", "f16", "fp8") else "bf16"
-        rows += _comparison_rows(model, compared or "bf16", context, sequences)
+        rows += comparison_rows(model, compared or "bf16", context, sequences)
     return rows
 
 
-def _own_row(model: ModelSpec, dtype: str, context: int, sequences: int) -> KvCacheRow:
+def own_row(model: ModelSpec, dtype: str, context: int, sequences: int) -> KvCacheRow:
     one = sequence_bytes(model, dtype, 1, 0, model.layers, context)
     layout = "+".join(dict.fromkeys(group.layout for group in model.kv_groups))
     indexed = " with sparse-attention indexer" if any(group.index_head_dim for group in model.kv_groups) else ""
@@ -165,7 +165,7 @@ def _own_row(model: ModelSpec, dtype: str, context: int, sequences: int) -> KvCa
     )
 
 
-def _comparison_rows(model: ModelSpec, dtype: str, context: int, sequences: int) -> list[KvCacheRow]:
+def comparison_rows(model: ModelSpec, dtype: str, context: int, sequences: int) -> list[KvCacheRow]:
     """What the same attention layers would cache as GQA and MHA."""
     layers = sum([len(group.layers) for group in model.kv_groups if group.layout == "mla"])
     group = next(group for group in model.kv_groups if group.layout == "mla")

@@ -119,6 +119,27 @@ def calibrated(request: Request, release: PricedRelease, priced: Priced) -> Pric
     return found._replace(cpu_expert_bytes=priced.cpu_expert_bytes)
 
 
+def measured_cache(request: Request, priced: Priced, tokens: int, source: str) -> Priced:
+    """The configuration with the KV tokens that its server reported: the rest of the reserve closes the ledger."""
+    gpu, *others = priced.devices
+    pool = priced.pool
+    cache = round(tokens * pool.bytes_per_token)
+    kept = [entry for entry in gpu.entries if entry.what != REST]
+    # What the terms leave is known only as far as they are; that what remains holds so many tokens is known.
+    known = [entry for entry in kept if entry.kind != "kv_cache"]
+    rest = gpu.usable - sum([entry.bytes for entry in known]) - cache
+    formula = "budget - terms above - KV cache as reported"
+    entries = (*kept, Entry("overhead", REST, rest, rest, rest, formula, source, "measured"))
+    closed = [
+        entry if entry.kind == "kv_cache" else entry._replace(low=entry.bytes, high=entry.bytes) for entry in entries
+    ]
+    measured = pool._replace(budget=cache, budget_low=cache, budget_high=cache, tokens=tokens, tokens_low=tokens)
+    device = gpu._replace(entries=tuple(closed), usable_low=gpu.usable, usable_high=gpu.usable)
+    warnings = [*priced.warnings, f"the KV cache is as its server reported it ({source})"]
+    found = fit(request, priced.config, priced.shards, measured, (device, *others), warnings)
+    return found._replace(cpu_expert_bytes=priced.cpu_expert_bytes)
+
+
 def _entries(device: Device, start: ObservedStart, *, exact: bool) -> list[Entry]:
     """The ledger with its terms replaced or shifted; the KV cache and what no log shows stay."""
     present = terms_of(device)

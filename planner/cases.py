@@ -132,7 +132,7 @@ def uses_of(request: Request, release: PricedRelease, config: Config) -> tuple[U
     unified = config.group is not None and config.group.gpu.unified
     on_cpu = (config.engine, config.group is None, unified, config.cpu_expert_layers, config.gpu_experts_per_layer)
     key = ("uses", ranks, config.kv_dtype, config.dcp, config.expert_group, on_cpu)
-    found: tuple[Use, ...] | None = release.memo.get(key)
+    found: tuple[Use, ...] | None = release.kept.get(key)
     if found is None:
         uses = [*_weights(request.model, release, config, ranks, on_cpu)]
         uses += _attention(request.model, config, ranks)
@@ -146,7 +146,7 @@ def uses_of(request: Request, release: PricedRelease, config: Config) -> tuple[U
             shared = max(ranks.expert_ranks, ranks.expert_tp)
             case = kernel_case("all_to_all", "bf16", hidden=request.model.hidden, ranks=shared)
             uses.append(Use("all-to-all", case, 2 * len(request.model.moe.layers)))
-        found = release.memo[key] = tuple(uses)
+        found = release.kept[key] = tuple(uses)
     return found
 
 
@@ -155,10 +155,10 @@ def _weights(
 ) -> list[Use]:
     """The kernels with weights: whatever the KV cache, the same."""
     key = ("weight kernels", ranks, on_cpu)
-    found: list[Use] | None = release.memo.get(key)
+    found: list[Use] | None = release.kept.get(key)
     if found is None:
         found = [*_matrices(model, release, config, ranks), *_experts(model, release, config, ranks)]
-        release.memo[key] = found
+        release.kept[key] = found
     return found
 
 
@@ -216,17 +216,22 @@ def _experts(model: ModelSpec, release: PricedRelease, config: Config, ranks: Ra
     for layers, groups in by_layers.items():
         for layer in layers:
             per_layer.setdefault(layer, []).extend(groups)
-    counted: dict[tuple[KernelCase, float], int] = {}
-    made: dict[tuple[object, ...], list[tuple[KernelCase, float]]] = {}
+    alike: dict[tuple[object, ...], int] = {}
+    first: dict[tuple[object, ...], tuple[bool, list[TensorGroup]]] = {}
     for layer, groups in sorted(per_layer.items()):
         in_ram = layer < config.cpu_expert_layers
-        key = (in_ram, *[id(group) for group in groups])
-        cases = made.get(key)
-        if cases is None:
-            stretched = release.tensors.scale
-            cases = made[key] = _expert_cases(moe.experts, moe.top_k, groups, config, ranks, stretched, in_ram=in_ram)
+        key: tuple[object, ...] = (in_ram, *[id(group) for group in groups])
+        if key in alike:
+            alike[key] += 1
+        else:
+            alike[key], first[key] = 1, (in_ram, groups)
+    counted: dict[tuple[KernelCase, float], int] = {}
+    for key, layers_alike in alike.items():
+        in_ram, groups = first[key]
+        stretched = release.tensors.scale
+        cases = _expert_cases(moe.experts, moe.top_k, groups, config, ranks, stretched, in_ram=in_ram)
         for case, scale in cases:
-            counted[case, scale] = counted.get((case, scale), 0) + 1
+            counted[case, scale] = counted.get((case, scale), 0) + layers_alike
     names = {"grouped_moe": "routed experts", "cpu_moe": "experts in RAM"}
     return [Use(names[case.kernel], case, times, scale) for (case, scale), times in counted.items()]
 

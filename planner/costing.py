@@ -23,9 +23,10 @@ from formulas.units import GIB
 from planner import cost_report as out
 from planner.cost import cheapest_rent
 from planner.errors import Undetermined
+from planner.offers import memory_price
 from planner.plan import Candidate, Plan, Range
 from profiles.gpus import load_gpu
-from profiles.prices import ApiPrice, Prices, PurchasePrice, age_days, staleness
+from profiles.prices import ApiPrice, MemoryPrice, Prices, PurchasePrice, age_days, staleness
 
 LASTING_DAYS: Final = 90
 """An API offer that is reported to end sooner is no alternative to a machine."""
@@ -92,7 +93,7 @@ def cost_report(
         sensitivity=_sensitivity(best, best_api, mix, volume, capacity, copies),
         verdict=verdict,
         why=why,
-        warnings=tuple(dict.fromkeys(_warnings(local, api, best_api, today))),
+        warnings=tuple(dict.fromkeys(_warnings(local, api, best_api, _counted_memory(plan, local, prices), today))),
     )
 
 
@@ -141,12 +142,17 @@ def api_ways(model: str, mix: out.Mix, volume: float, prices: Sequence[ApiPrice]
 
 
 def purchase_of(keys: Sequence[str], prices: Sequence[PurchasePrice]) -> tuple[PurchasePrice, int] | None:
-    """The cheapest item of this one kind of GPU, and how many are needed; None for mixed kinds and unknown prices."""
+    """The cheapest item of this one kind of GPU, and how many are needed; None for mixed kinds and unknown prices.
+
+    A price without a date is taken only where there is no other.
+    """
     if len(set(keys)) != 1:
         return None
     offers = [one for one in prices if one.gpu == keys[0]]
     return min(
-        [(one, ceil(len(keys) / one.gpus)) for one in offers], key=lambda pair: pair[0].usd_high * pair[1], default=None
+        [(one, ceil(len(keys) / one.gpus)) for one in offers],
+        key=lambda pair: (not pair[0].date, pair[0].usd_high * pair[1]),
+        default=None,
     )
 
 
@@ -168,7 +174,7 @@ def _local_ways(
             monthly = rent.usd_per_hour * HOURS_PER_MONTH * copies
             term = out.CostTerm(
                 what="rent", usd_per_month=_exactly(monthly), source=rent.offer.source,
-                note=f"{len(keys)} GPUs at {rent.offer.usd_per_gpu_hour:g} an hour each, day and night",
+                note=f"{_gpus(len(keys))} at {rent.offer.usd_per_gpu_hour:g} an hour each, day and night",
             )  # fmt: skip
             name = f"{rent.offer.provider}, {len(keys)}x {key}"
             offloads = candidate.offload.cpu_expert_layers or candidate.offload.disk_bytes
@@ -188,7 +194,7 @@ def _local_ways(
         terms = [
             out.CostTerm(
                 what="depreciation", usd_per_month=worn, source=source,
-                note=f"{price.low:,.0f}-{price.high:,.0f} over {given.years:g} years, then worth nothing",
+                note=f"{_span(price)} over {given.years:g} years, then worth nothing",
             ),
             _electricity(keys, copies, given),
             _operations(given),
@@ -211,13 +217,36 @@ def _bought(
     left_out = [] if item.kind == "system" else ["the machine around the GPUs: give its price with --hardware-usd"]
     ram = plan.hardware.host_memory_bytes
     if ram and item.kind != "system":
-        if prices.memory:
-            low += prices.memory[0].usd_per_gib_low * ram / GIB * plan.hardware.nodes
-            high += prices.memory[0].usd_per_gib_high * ram / GIB * plan.hardware.nodes
+        memory = memory_price(prices, _cpu_of(plan))
+        if memory is not None:
+            low += memory.usd_per_gib_low * ram / GIB * plan.hardware.nodes
+            high += memory.usd_per_gib_high * ram / GIB * plan.hardware.nodes
         else:
-            left_out.append(f"{ram / GIB:,.0f} GiB of RAM: no price is known, [[memory]] of --prices takes one")
-    name = f"{count}x {item.item} ({item.kind})"
+            why = "none is known for this CPU" if _cpu_of(plan) else "it depends on the plan's --cpu"
+            left_out.append(f"{ram / GIB:,.0f} GiB of RAM: no price ({why}); [[memory]] of --prices takes one")
+    name = f"{count}x {item.item}" + ("" if item.kind in item.item else f" ({item.kind})")
     return Range(low=low, expected=(low + high) / 2, high=high), name, item.date, item.source, tuple(left_out)
+
+
+def _span(price: Range) -> str:
+    return f"{price.low:,.0f}" + ("" if price.low == price.high else f"-{price.high:,.0f}")
+
+
+def _gpus(count: int) -> str:
+    return "1 GPU" if count == 1 else f"{count} GPUs"
+
+
+def _cpu_of(plan: Plan) -> str:
+    """The CPU of the plan's first node, empty where it is not known."""
+    nodes = plan.inventory.get("nodes") or [{}]
+    model = (nodes[0].get("cpu") or {}).get("model") or {}
+    return str(model.get("value") or "")
+
+
+def _counted_memory(plan: Plan, local: Sequence[out.LocalWay], prices: Prices) -> MemoryPrice | None:
+    """The price of RAM that the purchase counts."""
+    bought = any(way.kind == "buy" and way.source != "--hardware-usd" for way in local)
+    return memory_price(prices, _cpu_of(plan)) if bought and plan.hardware.host_memory_bytes else None
 
 
 def _electricity(keys: tuple[str, ...], copies: int, given: Assumptions) -> out.CostTerm:
@@ -306,7 +335,10 @@ def _verdict(
     parts = [way for way in ways if not way.complete]
     best = min(whole, key=lambda way: way.usd_per_month.expected, default=None)
     if best is not None and best.usd_per_month.high < there:
-        return "local", f"the own machine is cheaper: {_named(best)} {against}"
+        floors = [way for way in parts if way.usd_per_month.low < best.usd_per_month.low]
+        beside = f"; {_named(floors[0])} before what is not counted" if floors else ""
+        done = "renting" if best.kind == "rent" else "buying"
+        return "local", f"{done} is cheaper: {_named(best)} {against}{beside}"
     cheap = min(parts, key=lambda way: way.usd_per_month.expected, default=None)
     if cheap is not None and cheap.usd_per_month.low < there:
         spare = there - cheap.usd_per_month.expected
@@ -373,12 +405,18 @@ def _sensitivity(
 
 
 def _warnings(
-    local: tuple[out.LocalWay, ...], api: tuple[out.ApiWay, ...], best: out.ApiWay | None, today: date
+    local: tuple[out.LocalWay, ...],
+    api: tuple[out.ApiWay, ...],
+    best: out.ApiWay | None,
+    memory: MemoryPrice | None,
+    today: date,
 ) -> list[str]:
     found = []
     for way in local:
         if way.source != "--hardware-usd":
             found.append(staleness(f"{way.kind}, {way.name}", way.date, today))
+    if memory is not None:
+        found.append(staleness(memory.item, memory.date, today))
     if best is not None:
         found.append(staleness(f"API, {best.provider}", best.date, today))
     for one in api:

@@ -62,6 +62,8 @@ def serving_of(request: Request, release: PricedRelease, config: Config) -> out.
             )
             for mode in model.chat
         ),
+        # llama.cpp takes pictures with a projector, which the plan does not load.
+        images=model.vision is not None and not config.text_only and config.engine != "llama.cpp",
     )
 
 

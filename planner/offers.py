@@ -16,10 +16,11 @@ from planner.plan import Range
 from planner.quantities import parse_count
 from planner.request import Request
 from profiles.builds import Build, known_builds
-from profiles.cpus import load_cpu, parse_cpu
+from profiles.cpus import load_cpu, parse_cpu, resolve_cpu_name
 from profiles.gpus import GpuFacts, load_gpu
 from profiles.model import active_parameters
-from profiles.prices import Prices, PurchasePrice
+from profiles.names import AmbiguousName, UnknownName
+from profiles.prices import CloudPrice, MemoryPrice, Prices, PurchasePrice
 
 RENTED_PER_NODE: Final = (1, 2, 4, 8)
 NODES: Final = (1, 2, 4)
@@ -89,7 +90,7 @@ def purchases(prices: Prices) -> Iterator[Offer]:
     """Every GPU with a price, in every machine that takes it, and complete systems."""
     for key in sorted({one.gpu for one in prices.purchase if one.gpu is not None}):
         facts = load_gpu(key)
-        for item in [min([one for one in prices.purchase if one.gpu == key], key=lambda one: one.usd_high / one.gpus)]:
+        for item in _cheapest_items([one for one in prices.purchase if one.gpu == key]):
             if item.kind == "system":
                 yield from _systems(item, facts)
                 continue
@@ -100,13 +101,22 @@ def purchases(prices: Prices) -> Iterator[Offer]:
                         yield _built(item, facts, build, count, ram, prices)
 
 
+def _cheapest_items(items: Sequence[PurchasePrice]) -> Iterator[PurchasePrice]:
+    """The cheapest accelerator and the cheapest complete system, with a dated price where there is one."""
+    for systems in (False, True):
+        alike = [one for one in items if (one.kind == "system") is systems]
+        if alike:
+            yield min(alike, key=lambda one: (not one.date, one.usd_high / one.gpus))
+
+
 def _takes(build: Build, facts: GpuFacts) -> bool:
     return build.largest_gpu_gb is None or facts.nominal_gb <= build.largest_gpu_gb
 
 
 def _systems(item: PurchasePrice, facts: GpuFacts) -> Iterator[Offer]:
     for count in (1, 2, 4, 8):
-        per_node = 1 if facts.unified else min(item.gpus, 4)
+        # A rack has nodes of four, a server is one node.
+        per_node = 1 if facts.unified else item.gpus if item.gpus <= FULL_NODE else 4
         nodes = item.gpus // per_node * count
         if nodes > 16 and count > 1:
             return
@@ -125,9 +135,10 @@ def _built(item: PurchasePrice, facts: GpuFacts, build: Build, count: int, ram_g
     sockets, cpu = parse_cpu(build.cpu)
     low, high = item.usd_low * count, item.usd_high * count
     left_out = [f"the machine: {build.name}"]
-    if prices.memory:
-        low += prices.memory[0].usd_per_gib_low * ram_gib
-        high += prices.memory[0].usd_per_gib_high * ram_gib
+    memory = memory_price(prices, cpu)
+    if memory is not None:
+        low += memory.usd_per_gib_low * ram_gib
+        high += memory.usd_per_gib_high * ram_gib
     else:
         left_out.append(f"{ram_gib:,} GiB of RAM")
     flags = (("gpu", f"{count}x{facts.key}"), ("ram", f"{ram_gib}GiB"), ("cpu", build.cpu), ("cores", str(build.cores)))
@@ -136,6 +147,24 @@ def _built(item: PurchasePrice, facts: GpuFacts, build: Build, count: int, ram_g
         sockets * load_cpu(cpu).bandwidth_bytes_per_s_per_socket, flags, None,
         Range(low=low, expected=(low + high) / 2, high=high), tuple(left_out), item.date, item.source,
     )  # fmt: skip
+
+
+def memory_price(prices: Prices, cpu: str) -> MemoryPrice | None:
+    """The price of the RAM that a CPU takes, by its key or any name of it; None where it is not known."""
+    for price in prices.memory:
+        if not price.cpus or cpu in price.cpus or cpu in [load_cpu(key).family for key in price.cpus]:
+            return price
+    try:
+        key = resolve_cpu_name(cpu)
+    except (UnknownName, AmbiguousName):
+        return None
+    return next((price for price in prices.memory if key in price.cpus), None)
+
+
+def spot_of(key: str, gpus: int, prices: Prices) -> CloudPrice | None:
+    """The cheapest rent that may end at any time; None where none with a date is known."""
+    known = [one for one in prices.cloud if one.gpu == key and one.kind == "spot" and one.date]
+    return min(known, key=lambda one: one.usd_per_gpu_hour * -(-gpus // one.min_gpus) * one.min_gpus, default=None)
 
 
 def _joins_whole_nodes(facts: GpuFacts) -> bool:

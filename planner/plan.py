@@ -208,13 +208,17 @@ class Kernel(Record):
 
 
 class QualityFact(Record):
-    """A measured quality of this quantization under one suite; suites are not comparable with each other."""
+    """A measured quality of this quantization under one suite; suites are not comparable with each other.
+
+    ``measured_on`` is the release itself, or its main type alone throughout, which says little of a mixture.
+    """
 
     suite: str
     metric: str
     value: float
     baseline: float | None = None
     source: str
+    measured_on: Literal["release", "type"] = "release"
 
 
 class Quality(Record):
@@ -265,7 +269,8 @@ class Serving(Record):
 
     Nodes meet on ``head_port``. Starting takes at most ``startup_s``, with a slow download. Weights are named by
     ``download``, or lie on ``local_path``; where ``needs_folder``, the engine wants the folder of the download. The
-    engine itself comes as pip's ``packages``, or from its ``repository`` where there are none.
+    engine itself comes as pip's ``packages``, or from its ``repository`` where there are none. ``images``: requests may
+    carry pictures.
     """
 
     served_name: str
@@ -286,6 +291,7 @@ class Serving(Record):
     local_path: str | None
     needs_folder: bool
     chat: tuple[ChatMode, ...] = ()
+    images: bool = False
 
 
 class Launch(Record):

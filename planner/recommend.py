@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from formulas.units import GIB
 from planner import recommend_report as out
-from planner.assemble import candidate
+from planner.assemble import candidate, quality_told
 from planner.cost_report import ApiWay, Mix
 from planner.costing import api_ways
 from planner.engines import ENGINE_NAMES
@@ -26,21 +26,26 @@ from planner.offers import (
     cheapest_first,
     holds_weights,
     memory_bytes,
+    memory_price,
     options_of,
     plan_flags,
     reads_fast_enough,
+    spot_of,
 )
 from planner.options import Options
 from planner.plan import Candidate, Range
 from planner.request import Bounds, PricedRelease, Request
-from planner.search import Found, broken_bound, score, search
+from planner.search import Found, broken_bound, score, search, too_lossy
+from profiles.cpus import parse_cpu
 from profiles.prices import STALE_DAYS, Prices, staleness
 
 Progress = Callable[[int, int], None]
 CONFIGURATIONS: Final = 2800
 REQUANTIZED_CONFIGURATIONS: Final = 300
-"""Configurations that the searches of a list evaluate, about: with the maker's weights, and with others. What is dearer
-than the machines that this allows is counted and not searched."""
+LAST_CONFIGURATIONS: Final = 1200
+"""Configurations that the searches of a list evaluate, about: with the maker's weights, with others, and where neither
+met the target, with all that engines of data centres load. What is dearer than the machines that this allows is counted
+and not searched."""
 COPIES: Final = 64
 """Copies of one machine at most."""
 REQUANTIZED: Final = 2
@@ -93,6 +98,11 @@ def cheapest_ways(request: Request, offers: Sequence[Offer], terms: Terms, progr
             ceiling = min([_usd(one, terms) for tally in tallies for one in tally.met], default=inf)
             cheap = [one for one in offers if one.usd_per_month(terms.hours_per_day, terms.years) < ceiling]
             tallies.append(_cheapest(replace(request, releases=releases), cheap, terms, top, most, watched))
+    last = tuple([one for one in request.releases if not one.release.by_maker and one.release.container != "gguf"])
+    if native and last and not any(tally.met for tally in tallies):
+        # Weights for data-centre engines are few, and may be the only ones that are fast enough.
+        asked = replace(request, releases=last)
+        tallies.append(_cheapest(asked, offers, terms, REQUANTIZED, LAST_CONFIGURATIONS, None))
     met = [one for tally in tallies for one in tally.met]
     met.sort(key=lambda one: _usd(one, terms))
     return Tally(
@@ -100,7 +110,7 @@ def cheapest_ways(request: Request, offers: Sequence[Offer], terms: Terms, progr
         tallies[0].without_bytes if tallies else 0,
         tallies[0].without_bandwidth if tallies else 0,
         sum(tally.searched for tally in tallies),
-        tallies[0].dearer if tallies else 0,
+        max([tally.dearer for tally in (tallies[:1] if met else tallies)], default=0),
     )
 
 
@@ -157,11 +167,11 @@ class _Searcher:
             fewest = min(one.nodes for one in alike)
             largest = max([one for one in alike if one.nodes == fewest], key=memory_bytes)
             wanted = self.request.demand.concurrency
-            found, alone_s = self._alone(_share(self.request, largest, wanted))
+            found, alone_s = self._alone(share(self.request, largest, wanted))
             all_s = alone_s
             if found is not None and wanted > 1:
                 # An estimate of the copies needs one engine; what they are tried with is searched whole.
-                together = _share(self.request, largest, 1)
+                together = share(self.request, largest, 1)
                 engine = found.engine.name
                 flat = 1 if engine == ENGINE_NAMES[0] else together.narrow.pp
                 _, all_s = self.best(replace(together, narrow=replace(together.narrow, engine=engine, pp=flat)))
@@ -231,7 +241,7 @@ def _cheapest(
             if copies > 1:
                 heappush(queue, _Tried(usd[tried.number] * copies, tried.number, copies))
                 continue
-        asked = _share(request, offer, copies)
+        asked = share(request, offer, copies)
         found, fastest_s = searcher.best(asked)
         if found is not None:
             met.append(Met(offer, copies, asked, found))
@@ -258,7 +268,7 @@ def _next_copies(asked: Request, copies: int, alone_s: float, fastest_s: float |
     return min(more, wanted, COPIES)
 
 
-def _share(request: Request, offer: Offer, copies: int) -> Request:
+def share(request: Request, offer: Offer, copies: int) -> Request:
     """The request of one copy, on its machine, with the releases that its memory can hold."""
     room = memory_bytes(offer)
     demand = replace(request.demand, concurrency=ceil(request.demand.concurrency / copies))
@@ -288,7 +298,7 @@ def _serves_all(request: Request, found: Found) -> bool:
     return found.speed.effective_concurrency >= request.demand.concurrency and not found.priced.config.disk_bytes
 
 
-def way_of(met: Met, terms: Terms) -> out.Way:
+def way_of(met: Met, terms: Terms, prices: Prices | None = None) -> out.Way:
     """A met offer with its plan, its margin and its risks."""
     offer, request, found = met.offer, met.request, met.found
     shown = candidate(request, found, 1)
@@ -316,20 +326,66 @@ def way_of(met: Met, terms: Terms) -> out.Way:
         risks=tuple(_risks(shown, request)),
         free_low_bytes=tightest.free_low_bytes,
         margin_tpot=None if tpot is None else tpot / shown.performance.tpot_s.expected,
-        plan_flags=(*plan_flags(offer), *_work_flags(request)),
+        plan_flags=(*plan_flags(offer), *narrow_flags(request, shown), *work_flags(request)),
         candidate=shown,
+        spot=_spot(met, prices) if prices is not None and offer.kind == "rent" else None,
     )
 
 
-def _work_flags(request: Request) -> tuple[str, ...]:
-    """The work and the bounds of speed of one copy as arguments of ``moeplan plan``."""
-    demand, bounds = request.demand, request.bounds
+def _spot(met: Met, prices: Prices) -> out.Spot | None:
+    price = spot_of(met.offer.gpu.key, met.offer.gpus, prices)
+    if price is None:
+        return None
+    usd = price.usd_per_gpu_hour * -(-met.offer.gpus // price.min_gpus) * price.min_gpus
+    if met.offer.usd_per_hour is not None and usd >= met.offer.usd_per_hour:
+        return None
+    return out.Spot(
+        provider=price.provider,
+        usd_per_hour=usd * met.copies,
+        date=price.date,
+        source=price.source,
+    )
+
+
+def work_flags(request: Request) -> tuple[str, ...]:
+    """The work and the bounds of one copy as arguments of ``moeplan plan``."""
+    demand, bounds, settings = request.demand, request.bounds, request.settings
     flags = ["--workload", demand.name, "--context", str(demand.context), "--input-tokens", str(demand.input_tokens)]
     flags += ["--output-tokens", str(demand.output_tokens)]
+    if demand.images:
+        flags += ["--images", str(demand.images)]
+    if demand.routing != "uniform":
+        flags += ["--routing", demand.routing]
     for name, seconds in (("--tpot", bounds.tpot_s), ("--ttft", bounds.ttft_s)):
         if seconds is not None:
-            flags += [name, f"{seconds * 1e3:.6g}ms"]
+            flags += [name, f"{seconds * 1e3:.9g}ms"]
+    if bounds.min_throughput is not None:
+        flags += ["--min-throughput", f"{bounds.min_throughput:.9g}"]
+    if bounds.max_kld is not None and bounds.quality_suite is not None:
+        flags += ["--max-kld", f"{bounds.max_kld:.9g}", "--quality-suite", bounds.quality_suite]
+    if request.drafter is not None:
+        flags += ["--speculative", request.drafter.method, "--speculative-tokens", str(settings.draft_tokens)]
+        if settings.accept_length is not None:
+            flags += ["--accept-length", f"{settings.accept_length:.9g}"]
     return (*flags, "--concurrency", str(demand.concurrency))
+
+
+def narrow_flags(request: Request, shown: Candidate) -> tuple[str, ...]:
+    """What narrows a plan to the configuration of a way, so that the plan's first row is that configuration."""
+    weights = shown.quantization
+    flags = ["--engine", shown.engine.name]
+    if weights.publisher != "local":
+        # A file of the user's has one quantization, its own.
+        flags += ["--quant", f"{weights.publisher}/{weights.name}"]
+    if request.narrow.engine_version is not None:
+        flags += ["--engine-version", request.narrow.engine_version]
+    flags += ["--kv-dtype", shown.kv_cache.dtype]
+    if shown.engine.name == "llama.cpp":
+        # It has no ranks; those that were asked for of every engine are repeated.
+        asked = {name: getattr(request.narrow, name) for name in ("tp", "pp", "dp", "ep", "dcp")}
+    else:
+        asked = shown.parallel.model_dump()
+    return (*flags, *[word for name, ways in asked.items() if ways is not None for word in (f"--{name}", str(ways))])
 
 
 def _risks(shown: Candidate, request: Request) -> list[str]:
@@ -347,7 +403,7 @@ def _risks(shown: Candidate, request: Request) -> list[str]:
         if limit is not None and speed.high > limit:
             found.append(f"the slow end of the {what} misses the target ({speed.high:.3g} s of {limit:.3g} s)")
     if not shown.quality.native:
-        found.append(f"re-quantized weights ({shown.quantization.name}): {shown.quality.note or 'see quality'}")
+        found.append(f"re-quantized weights ({shown.quantization.name}): {quality_told(shown.quality)}")
     return found
 
 
@@ -392,13 +448,19 @@ def recommend(
         return None if progress is None else lambda done, total: progress(half * total + done, 2 * total)
 
     tallies = [cheapest_ways(request, offers, terms, halves(half)) for half, offers in enumerate((rented, bought))]
-    rent, buy = [with_next_steps([way_of(met, terms) for met in tally.met]) for tally in tallies]
+    rent, buy = [with_next_steps([way_of(met, terms, prices) for met in tally.met]) for tally in tallies]
     volume = _tokens_per_month(request, [*rent, *buy], terms)
     demand = request.demand
     mix = Mix(
         input_tokens=demand.input_tokens, output_tokens=demand.output_tokens, cached_share=demand.prefix_cache_hit_rate
     )
     api = api_ways(request.model.id, mix, volume, prices.api) if volume is not None else ()
+    nearest = None
+    if not rent and not buy:
+        # Only a target that is missed pays for loading it.
+        from planner.nearest import nearest_to
+
+        nearest = nearest_to(request, (*rented, *bought), terms)
     return out.RecommendReport(
         schema=out.RECOMMEND_SCHEMA,
         generated_by=generated_by,
@@ -418,7 +480,8 @@ def recommend(
             dearer_not_searched=sum(tally.dearer for tally in tallies),
         ),
         why=_why(rent, buy, api, tallies),
-        warnings=tuple(dict.fromkeys(_warnings([*rent, *buy], api, today))),
+        nearest=nearest,
+        warnings=tuple(dict.fromkeys((*_unmeasured(request), *_warnings([*rent, *buy], api, prices, today)))),
     )
 
 
@@ -464,13 +527,51 @@ def _why(rent: Sequence[out.Way], buy: Sequence[out.Way], api: Sequence[ApiWay],
             without = f", not counting {' and '.join(first.left_out)}" if first.left_out else ""
             told.append(f"{name}: {first.name} for {floor}{first.usd_per_month:,.0f} a month{without}")
         else:
-            more = f", {tally.dearer} dearer ones were not searched" if tally.dearer else ""
-            told.append(f"{name}: nothing of {tally.searched} machines searched meets the target{more}")
+            told.append(f"{name}: {_nothing(tally)}")
     return "; ".join(told)
 
 
-def _warnings(ways: Sequence[out.Way], api: Sequence[ApiWay], today: date) -> list[str]:
+def _bought_flags(ways: Sequence[out.Way]) -> list[tuple[str, ...]]:
+    """The flags of bought machines that have RAM of their own."""
+    return [way.plan_flags for way in ways if way.kind == "buy" and "--cpu" in way.plan_flags]
+
+
+def _nothing(tally: Tally) -> str:
+    """Why a list has nothing: what was excluded by its bytes and rates alone, and what a search refused."""
+    parts = []
+    if tally.searched:
+        parts.append(f"{tally.searched} searches found none" if tally.searched > 1 else "one search found none")
+    if tally.without_bandwidth:
+        parts.append(f"{tally.without_bandwidth} machines cannot read the active weights in time at all")
+    if tally.without_bytes:
+        parts.append(f"{tally.without_bytes} cannot hold the weights")
+    if tally.dearer:
+        parts.append(f"{tally.dearer} dearer ones were not searched")
+    return "nothing meets the target: " + (", ".join(parts) or "no machine has a price")
+
+
+def _unmeasured(request: Request) -> list[str]:
+    """The weights that ``--max-kld`` leaves out because nobody measured them in that suite."""
+    if request.bounds.max_kld is None:
+        return []
+    reasons = [too_lossy(request, one) for one in request.releases]
+    unknown = sum("not measured" in reason for reason in reasons)
+    lossy = sum(bool(reason) for reason in reasons) - unknown
+    told = []
+    if unknown:
+        told.append(f"--max-kld leaves out {unknown} releases that nobody measured in {request.bounds.quality_suite}")
+    if lossy:
+        told.append(f"--max-kld leaves out {lossy} releases that lose more")
+    return told
+
+
+def _warnings(ways: Sequence[out.Way], api: Sequence[ApiWay], prices: Prices, today: date) -> list[str]:
     found = []
+    for cpu in dict.fromkeys(words[words.index("--cpu") + 1] for words in _bought_flags(ways)):
+        memory = memory_price(prices, parse_cpu(cpu)[1])
+        aged = None if memory is None else staleness(memory.item, memory.date, today)
+        if aged is not None:
+            found.append(aged)
     for kind in ("rent", "buy"):
         stale = [way for way in ways if way.kind == kind and staleness("", way.date, today) is not None]
         if stale:

@@ -28,6 +28,31 @@ class Target(Record):
     hours_per_day: float
 
 
+class Spot(Record):
+    """What the same GPUs cost where they may be taken away at any time."""
+
+    provider: str
+    usd_per_hour: float
+    date: str
+    source: str
+
+
+class Nearest(Record):
+    """What comes nearest to a target that nothing meets: the fastest priced machine, with its share of the requests.
+
+    ``missed`` says by what, and is empty where it meets the target and the bounded search did not come so far;
+    ``plan_flags`` plan it without the bounds.
+    """
+
+    name: str
+    usd_per_month: float
+    copies: int
+    missed: str
+    tpot_s: Range
+    ttft_s: Range
+    plan_flags: tuple[str, ...]
+
+
 class Step(Record):
     """The next dearer way that is also faster or holds more."""
 
@@ -42,7 +67,8 @@ class Way(Record):
 
     ``plan_flags`` reproduce the plan of one copy. ``margin_tpot`` is the time per token that is allowed over the one
     expected; ``free_low_bytes`` what stays free on the tightest device at the low end. ``complete`` is false where
-    ``left_out`` names parts that no price is known for, and the sum is then a floor.
+    ``left_out`` names parts that no price is known for, and the sum is then a floor. ``spot`` is null where no such
+    price is known that is lower.
     """
 
     kind: Literal["rent", "buy"]
@@ -65,6 +91,7 @@ class Way(Record):
     plan_flags: tuple[str, ...]
     candidate: Candidate
     next_step: Step | None = None
+    spot: Spot | None = None
 
 
 class Upgrade(Record):
@@ -131,6 +158,7 @@ class RecommendReport(Record):
     have: Have | None
     searched: Searched
     why: str
+    nearest: Nearest | None = None
     warnings: tuple[str, ...] = ()
 
     def to_json(self, *, indent: int | None = 2) -> str:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from math import ceil
+from typing import Final, cast
 
 from formulas.units import GB, GIB
 from planner.engines import load_engine_model
 from planner.engines.base import Config, Priced, powers_of_two
 from planner.engines.constraints import refused_layout
+from planner.engines.data_center import PoolEngine
+from planner.engines.tensor_parallel import ASSUMED_LOW, kv_figures, ranks_of, shards_of, stages_of
 from planner.ledger import Device
 from planner.request import PricedRelease, Request
 from planner.search import Missed
+
+ROUNDED_BYTES: Final = 8
+"""More than a ledger loses by rounding the entries of a stage's layers down."""
 
 
 def remedy(request: Request, miss: Missed) -> str:
@@ -78,6 +84,7 @@ def fewest_stages(request: Request, release: PricedRelease, config: Config) -> P
     """
     assert config.group is not None
     engine = load_engine_model(config.engine)
+    pools = cast(PoolEngine, engine)
     per_node = config.group.per_node
     tp = request.narrow.tp or max([ways for ways in powers_of_two(per_node) if request.model.heads % ways == 0])
     # The engine's own default depends on the number of ranks.
@@ -89,9 +96,22 @@ def fewest_stages(request: Request, release: PricedRelease, config: Config) -> P
         nodes = tuple(range(-(-tp * pp // per_node)))
         group = config.group._replace(nodes=nodes)
         wider = alone._replace(group=group, tp=tp, pp=pp)
+        if not config.cpu_offload and _fullest_stage(request, release, wider) > pools.most_usable(request, wider):
+            continue
         if refused_layout(request, release, wider, engine.facts) is not None:
             continue
         priced = engine.price(request, release, wider)
         if priced.verdict != "no":
             return priced
     return None
+
+
+def _fullest_stage(request: Request, release: PricedRelease, config: Config) -> float:
+    """Bytes that the stage with the most weights takes at least on a GPU: a quick bound on what may start."""
+    shards = shards_of(request, release, config, vision_sharded=False)
+    first, stop = max(stages_of(request.model, config), key=lambda stage: shards.stage_bytes(*stage))
+    weights: float = shards.stage_bytes(first, stop)
+    if release.tensors.evidence != "exact":
+        weights = weights * ASSUMED_LOW - ROUNDED_BYTES
+    _, whole, needed, _ = kv_figures(request, release, config, ranks_of(config).tp, first, stop, 1)
+    return weights + (needed if request.workload_given else whole)

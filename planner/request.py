@@ -13,6 +13,7 @@ from profiles.model import ModelSpec, Release
 if TYPE_CHECKING:
     from hwdetect.bench.measured import MeasuredSeries
     from planner.calibrate import ObservedStart
+    from planner.verify_report import MeasuredLoad
 
 Objective = Literal["balanced", "throughput", "latency", "context", "cost", "quality"]
 OBJECTIVES: Final = ("balanced", "throughput", "latency", "context", "cost", "quality")
@@ -111,23 +112,28 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PricedRelease:
-    """A release with its tensors resolved. ``memo`` keeps what many configurations share, such as shard tables."""
+    """A release with its tensors resolved, and what many configurations share.
+
+    ``kept`` is what depends on model and release alone, such as shard tables, or on what its key names: the next
+    request finds it. ``memo`` also depends on the machine and the demand.
+    """
 
     release: Release
     tensors: ReleaseTensors
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def afresh(self) -> PricedRelease:
         """The same release for another machine or demand, which what is kept in ``memo`` depends on."""
-        return PricedRelease(self.release, self.tensors)
+        return PricedRelease(self.release, self.tensors, kept=self.kept)
 
     @property
     def expert_format(self) -> str:
         """Storage format of the routed experts' gate projection, or of the dense one where there are no experts."""
-        found = self.memo.get("expert format")
+        found = self.kept.get("expert format")
         if found is None:
             roles = {group.role: group.format for group in self.tensors.groups}
-            found = self.memo["expert format"] = roles.get("expert_gate") or roles.get("dense_gate", "bf16")
+            found = self.kept["expert format"] = roles.get("expert_gate") or roles.get("dense_gate", "bf16")
         return str(found)
 
 
@@ -135,7 +141,8 @@ class PricedRelease:
 class Request:
     """Everything the search needs. ``exact`` asks for one configuration as given, ``estimate``.
 
-    ``kernels`` are series that were measured on this very machine; ``traffic`` asks for a simulation of it.
+    ``kernels`` are series that were measured on this very machine, ``observed`` and ``loads`` engines that ran there;
+    ``traffic`` asks for a simulation of it.
     """
 
     model: ModelSpec
@@ -152,4 +159,5 @@ class Request:
     drafter: Drafter | None = None
     observed: tuple[ObservedStart, ...] = ()
     kernels: tuple[MeasuredSeries, ...] = ()
+    loads: tuple[MeasuredLoad, ...] = ()
     traffic: Traffic | None = None

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from math import log
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from formulas.units import GIB
 from planner.cost import cheapest_rent
 from planner.engines import ENGINE_NAMES, load_engine_model
 from planner.engines.base import Config, Engine, Priced, Refusal, placed_gpus
+from planner.kept import Recent
 from planner.ledger import shortest
 from planner.request import PricedRelease, Request
 from planner.speed import Speed, speed_of
 from profiles.library import quality_of
+from profiles.model import Release
 
 Progress = Callable[[int, int], None]
 SQUEEZED_UTILIZATION = 0.95
 SQUEEZABLE_SHORTAGE = 0.15
 """A pool engine that misses by less than this share of a GPU is tried again with tighter settings."""
+QUESTIONS = 4
+"""Requests of which all that was found is kept, for an answer in another order or of fewer engines or weights."""
 REQUANTIZED_WORTH = 0.95
 """What a re-quantization counts in ``balanced`` beside the maker's weights, however many bits it keeps."""
 
@@ -78,6 +83,7 @@ def search(request: Request, progress: Progress | None = None) -> Outcome:
     outcome = Outcome([], [], 0)
     engines = engines_of(request)
     work = [(engine, release) for engine in engines for release in request.releases]
+    known = _SEARCHED.of(_question(request), dict)
     for done, (engine, release) in enumerate(work):
         if progress is not None:
             progress(done, len(work))
@@ -94,11 +100,41 @@ def search(request: Request, progress: Progress | None = None) -> Outcome:
                 Missed(engine.name, release, None, excluded, "raise --max-kld or choose native weights", None, 0)
             )
             continue
-        for config in engine.configurations(request, release):
-            _consider(request, engine, release, config, outcome)
+        found, missed = _searched(request, engine, release, known)
+        outcome.found.extend(found)
+        outcome.missed.extend(missed)
     if progress is not None:
         progress(len(work), len(work))
     return outcome._replace(evaluated=len(outcome.found) + len(outcome.missed))
+
+
+_Searched = tuple[PricedRelease, tuple[Found, ...], tuple[Missed, ...]]
+"""What was found and missed of one engine and release, and the object that it names as the release."""
+_SEARCHED: Final[Recent[dict[tuple[str, Release], _Searched]]] = Recent(QUESTIONS)
+
+
+def _question(request: Request) -> Request:
+    """What an engine's configurations of a release depend on: not what they are asked for, nor what else is."""
+    return replace(
+        request, releases=(), objective="balanced", top=0, traffic=None, narrow=replace(request.narrow, engine=None)
+    )
+
+
+def _searched(
+    request: Request, engine: Engine, release: PricedRelease, known: dict[tuple[str, Release], _Searched]
+) -> tuple[Iterable[Found], Iterable[Missed]]:
+    """Every configuration of an engine and a release; ``known`` is what the same question has found before."""
+    key = (engine.name, release.release)
+    before = known.get(key)
+    if before is None or before[0].tensors is not release.tensors:
+        outcome = Outcome([], [], 0)
+        for config in engine.configurations(request, release):
+            _consider(request, engine, release, config, outcome)
+        known[key] = release, tuple(outcome.found), tuple(outcome.missed)
+        return outcome.found, outcome.missed
+    if before[0] is release:
+        return before[1:]
+    return [one._replace(release=release) for one in before[1]], [one._replace(release=release) for one in before[2]]
 
 
 def _consider(
@@ -149,11 +185,15 @@ def _tries(request: Request, engine: Engine, release: PricedRelease, config: Con
 
 def _price(request: Request, engine: Engine, release: PricedRelease, config: Config) -> Priced:
     priced = engine.price(request, release, config)
-    if not request.observed:
-        return priced
-    from planner.calibrate import calibrated
+    if request.observed:
+        from planner.calibrate import calibrated
 
-    return calibrated(request, release, priced)
+        priced = calibrated(request, release, priced)
+    if request.loads:
+        from planner.loads import with_measured_tokens
+
+        priced = with_measured_tokens(request, engine, release, priced)
+    return priced
 
 
 def _likelihood(priced: Priced) -> tuple[int, int]:
@@ -162,18 +202,21 @@ def _likelihood(priced: Priced) -> tuple[int, int]:
 
 
 def too_lossy(request: Request, release: PricedRelease) -> str:
-    """Why a release is excluded by ``--max-kld``; native weights lose nothing by definition."""
+    """Why a release is excluded by ``--max-kld``; native weights lose nothing by definition.
+
+    Only what was measured of the release itself counts: a mixture is not its main type.
+    """
     bounds = request.bounds
     if bounds.max_kld is None or release.release.by_maker:
         return ""
     wanted = (bounds.quality_suite or "").casefold()
-    losses = [
-        loss
-        for loss in quality_of(request.model.id, release.release)
-        if wanted in loss.suite.casefold() and "kl" in loss.metric.casefold()
+    losses, of_type = [
+        [loss for loss in some if wanted in loss.suite.casefold() and "kl" in loss.metric.casefold()]
+        for some in (release.release.quality, quality_of(request.model.id, release.release))
     ]
     if not losses:
-        return f"its KL divergence was not measured in suite {bounds.quality_suite!r}"
+        only = " (only that of its main type throughout, which it is not)" if of_type else ""
+        return f"its KL divergence was not measured in suite {bounds.quality_suite!r}{only}"
     if losses[0].value > bounds.max_kld:
         return f"its KL divergence of {losses[0].value:g} exceeds {bounds.max_kld:g}"
     return ""
@@ -249,10 +292,10 @@ def _loss(found: Found) -> float:
 
 def bits_per_parameter(release: PricedRelease) -> float:
     """Bits of the release per parameter of its tensors."""
-    found = release.memo.get("bits")
+    found = release.kept.get("bits")
     if found is None:
         parameters = sum([group.parameters for group in release.tensors.groups])
-        found = release.memo["bits"] = release.tensors.bytes * 8 / parameters
+        found = release.kept["bits"] = release.tensors.bytes * 8 / parameters
     return float(found)
 
 

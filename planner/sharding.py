@@ -61,7 +61,8 @@ class ShardTable(NamedTuple):
 
     ``cumulative`` holds the running total of a whole layer's bytes (always + experts), for pipeline stages;
     ``expert_ranks`` ranks share the routed experts whole when experts are parallel (1: they are sharded by tp).
-    ``mtp`` are the bytes of the multi-token-prediction layers.
+    ``mtp`` are the bytes of the multi-token-prediction layers, ``always`` those of all layers that every step reads
+    whatever the routing, ``experts`` the rest of them.
     """
 
     layers: tuple[LayerShard, ...]
@@ -73,6 +74,8 @@ class ShardTable(NamedTuple):
     vision_whole: int
     mtp: int
     experts_on_rank: int
+    always: int
+    experts: int
 
     def stage_bytes(self, first: int, stop: int) -> int:
         """Bytes of layers ``first..stop`` on the fullest rank of the stage."""
@@ -197,7 +200,21 @@ def build_shards(
     layers = _spread(sums, model.layers, expert_ranks)
     running = accumulate([s.attention + s.dense + s.shared + s.other + s.expert * s.experts for s in layers], initial=0)
     on_rank = max([shard.experts for shard in layers], default=0)
-    return ShardTable(layers, tuple(running), embedding, lm_head, norms, vision, vision_whole, mtp, on_rank)
+    experts = sum([shard.expert * shard.experts for shard in layers])
+    cumulative = tuple(running)
+    return ShardTable(
+        layers,
+        cumulative,
+        embedding,
+        lm_head,
+        norms,
+        vision,
+        vision_whole,
+        mtp,
+        on_rank,
+        cumulative[-1] - experts,
+        experts,
+    )
 
 
 _COLUMN_OF_CLASS: Final[dict[TensorClass, int]] = {"attention": 0, "dense_ffn": 1, "shared_experts": 2}

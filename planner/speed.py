@@ -17,7 +17,8 @@ Range = tuple[float, float, float]
 class Speed(NamedTuple):
     """Speed of one configuration; low, expected, high. Rates are tokens per second over the whole machine.
 
-    ``serving`` is what it was made of; ``measured_share`` of a token's time rests on kernels measured on this machine.
+    ``serving`` is what it was made of; ``measured_share`` of a token's time rests on kernels measured on this machine;
+    ``verified`` says of which served load it was measured, empty where it was of none.
     """
 
     tpot_s: Range
@@ -29,10 +30,22 @@ class Speed(NamedTuple):
     bound_by: str
     serving: Serving
     measured_share: float = 0.0
+    verified: str = ""
 
 
 def speed_of(request: Request, release: PricedRelease, priced: Priced, concurrency: float | None = None) -> Speed:
-    """Latency and throughput at the demand, or at another concurrency, as ranges."""
+    """Latency and throughput at the demand, or at another concurrency, as ranges, with what was measured of them."""
+    found = modelled_speed(request, release, priced, concurrency)
+    if not request.loads:
+        return found
+    # Only what was verified pays for loading it.
+    from planner.loads import corrected
+
+    return corrected(request, release, priced, concurrency, found)
+
+
+def modelled_speed(request: Request, release: PricedRelease, priced: Priced, concurrency: float | None = None) -> Speed:
+    """The speed that the sum of kernels gives."""
     found = serve(request, release, priced, concurrency)
     low, high = _factors(found, priced)
     prompt = _widened(found.prompt.spread)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from planner.budget import Budget
 from planner.engines.base import Config, Priced
+from planner.kept import scene_of
 from planner.request import PricedRelease, Request
 from planner.step_gpu import division, gpu_decode, gpu_prefill
 from planner.step_offload import offload_decode, offload_prefill, placement_of
@@ -26,28 +27,33 @@ def decode_step(
     """
     context = max(CONTEXT_STEP, round(context / CONTEXT_STEP) * CONTEXT_STEP)
     batch = max(round(batch, 2), 1.0)
-    key = ("decode", identity(priced), batch, context, width)
-    found: Budget | None = release.memo.get(key)
+    key = ("decode", scene_of(request), identity(priced), batch, context, width)
+    found: Budget | None = release.kept.get(key)
     if found is None:
         if priced.config.engine in OFFLOADERS:
             found = offload_decode(request, release, priced, batch * width, context)
         else:
             found = gpu_decode(request, release, priced.config, batch, context, width)
-        release.memo[key] = found
+        release.kept[key] = found
     return found
 
 
 def prefill_step(request: Request, release: PricedRelease, priced: Priced, tokens: float, cached: float) -> Budget:
     """One pass over ``tokens`` new tokens of one sequence that has ``cached`` ones before them."""
     tokens = max(float(round(tokens)), 1.0)
-    key = ("prefill", identity(priced), tokens, round(cached))
-    found: Budget | None = release.memo.get(key)
+    near = ("prefill", identity(priced), tokens, round(cached))
+    found: Budget | None = release.memo.get(near)
+    if found is not None:
+        return found
+    key = ("prefill", scene_of(request), near[1], tokens, cached)
+    found = release.kept.get(key)
     if found is None:
         if priced.config.engine in OFFLOADERS:
             found = offload_prefill(request, release, priced, tokens, cached)
         else:
             found = gpu_prefill(request, release, priced.config, tokens, cached)
-        release.memo[key] = found
+        release.kept[key] = found
+    release.memo[near] = found
     return found
 
 

@@ -8,7 +8,7 @@ compiled once for each division of a release over ranks and is then arithmetic o
 from __future__ import annotations
 
 from math import exp
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from formulas.kv_cache import vector_bytes
 from formulas.roofline import all_reduce_s, all_to_all_s, mla_decode_flops
@@ -19,6 +19,7 @@ from planner.cases import Use, uses_of
 from planner.engines.base import Config
 from planner.engines.tensor_parallel import Ranks, ranks_of
 from planner.evidence import Curve, Evidence, peak_flops
+from planner.kept import scene_of
 from planner.machine import Gpu
 from planner.request import PricedRelease, Request
 from planner.routing import Routing, busiest_share, distinct_experts
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 LATENCY_RATIO: Final = 3.0
 """A kernel that takes longer than this many times its roofline is bound by neither bandwidth nor arithmetic."""
+
+
+Kind = Literal["moe", "decode", "prefill", "plain"]
+"""What the work of a kernel grows with: experts hit, cached tokens, pairs of tokens, or its rows alone."""
 
 
 class Kernel(NamedTuple):
@@ -47,6 +52,8 @@ class Kernel(NamedTuple):
     experts: int = 0
     experts_total: int = 1
     top_k: int = 1
+    kind: Kind = "plain"
+    log_spread: float = 0.0
 
 
 class Compiled(NamedTuple):
@@ -81,22 +88,25 @@ def compiled(request: Request, release: PricedRelease, config: Config) -> Compil
     assert config.group is not None
     gpu, ranks = config.group.gpu, ranks_of(config)
     fused = ranks.tp > 1 and fuses_norms(config, gpu, request.model.family)
-    key = ("compiled", config.engine, config.version, ranks, config.kv_dtype, config.dcp, gpu.key, gpu.link, fused)
-    found: Compiled | None = release.memo.get(key)
+    key = (
+        "compiled", scene_of(request), config.engine, config.version, ranks, config.kv_dtype, config.dcp, gpu.key,
+        gpu.link, fused,
+    )  # fmt: skip
+    found: Compiled | None = release.kept.get(key)
     if found is None:
         evidence = evidence_of(gpu, config.engine, config.version, request.kernels)
         uses = [use for use in uses_of(request, release, config) if use.case.kernel not in ("all_reduce", "all_to_all")]
-        known: dict[tuple[Use, int], Kernel] = release.memo.setdefault("kernels", {})
+        known: dict[tuple[Use, Evidence], Kernel] = release.memo.setdefault("kernels", {})
         kernels = []
         for use in uses:
-            kernel = known.get((use, id(evidence)))
+            kernel = known.get((use, evidence))
             if kernel is None:
-                kernel = known[use, id(evidence)] = _kernel(use, evidence, gpu)
+                kernel = known[use, evidence] = _with_kind(_kernel(use, evidence, gpu))
             kernels.append(kernel)
         small, eager = launches(request.model, uses)
         if fused:
             small -= 2.0 * request.model.layers
-        found = release.memo[key] = Compiled(
+        found = release.kept[key] = Compiled(
             _by_row([kernel for kernel in kernels if kernel.use.phase != "prefill"]),
             _by_row([kernel for kernel in kernels if kernel.use.phase != "decode"]),
             small, eager,
@@ -182,6 +192,18 @@ def _kernel(use: Use, evidence: Evidence, gpu: Gpu) -> Kernel:
     columns = dims["hidden"] if case.kernel == "router" else dims["in"]
     weights = tensor_bytes(storage_format(case.quantization), (out, columns)) * use.scale
     return Kernel(use, curve, peak, weights, 2.0 * (out + columns), 2.0 * out * columns)
+
+
+def _with_kind(kernel: Kernel) -> Kernel:
+    name = kernel.use.case.kernel
+    kind: Kind = "plain"
+    if name == "grouped_moe":
+        kind = "moe"
+    elif name.endswith("_decode"):
+        kind = "decode"
+    elif name.endswith("_prefill"):
+        kind = "prefill"
+    return kernel._replace(kind=kind, log_spread=kernel.curve.log_spread)
 
 
 def launches(model: ModelSpec, uses: list[Use]) -> tuple[float, float]:
@@ -282,26 +304,27 @@ def _row_term(
     first = row[0]
     for kernel in row:
         use = kernel.use
-        rows = routed if use.case.kernel == "grouped_moe" else tokens
+        rows = routed if kernel.kind == "moe" else tokens
         if use.rows == "sequences" and not decode:
             rows = 1.0
         seconds, floor, bounded = _timed(kernel, at, rows, context, decode=decode)
-        total += use.times * seconds
+        each = use.times * seconds
+        total += each
         floors += use.times * floor
-        weighed += use.times * seconds * kernel.curve.log_spread
-        if use.times * seconds > longest:
-            longest, bound, first = use.times * seconds, bounded, kernel
+        weighed += each * kernel.log_spread
+        if each > longest:
+            longest, bound, first = each, bounded, kernel
     curve = first.curve
     return Term(first.use.what, total, bound, exp(weighed / total), curve.source, curve.measured, floors)
 
 
 def _timed(kernel: Kernel, at: Place, rows: float, context: float, *, decode: bool) -> tuple[float, float, Bound]:
     """Seconds of a kernel once, those of them that pass whatever it does, and what bounds it."""
-    use, name = kernel.use, kernel.use.case.kernel
+    use, kind = kernel.use, kernel.kind
     moved = kernel.fixed_bytes + kernel.row_bytes * rows
     flops = kernel.row_flops * rows
     x = rows
-    if name == "grouped_moe":
+    if kind == "moe":
         total, top_k, here = kernel.experts_total, kernel.top_k, kernel.experts
         share = load = here / total
         ranks = at.ranks.expert_ranks
@@ -313,12 +336,12 @@ def _timed(kernel: Kernel, at: Place, rows: float, context: float, *, decode: bo
         x = rows * top_k / total
         moved += hit * kernel.expert_bytes
         flops *= top_k * load
-    elif name.endswith("_decode"):
+    elif kind == "decode":
         cached = rows * max(use.states(context) / at.dcp, 1.0)
         moved += kernel.cached_bytes * cached
         flops += kernel.cached_flops * cached
         x = cached
-    elif name.endswith("_prefill"):
+    elif kind == "prefill":
         before = use.states(context)
         flops = kernel.cached_flops * rows * (before + use.states(rows) / 2)
         moved += kernel.cached_bytes * before

@@ -64,8 +64,8 @@ def placement_of(priced: Priced) -> tuple[object, ...]:
 def parts_of(request: Request, priced: Priced) -> Parts:
     """Where the bytes of a placement lie."""
     config, shards = priced.config, priced.shards
-    always = float(sum([shard.always for shard in shards.layers]) + shards.lm_head)
-    whole = float(sum([shard.expert * shard.experts for shard in shards.layers]))
+    always = float(shards.always + shards.lm_head)
+    whole = float(shards.experts)
     if config.engine == "ktransformers":
         whole *= config.tp
     moe_layers = len(request.model.moe.layers) if request.model.moe is not None else 0
@@ -375,7 +375,7 @@ def _scaled(budget: Budget, tokens: float, at_once: float) -> Budget:
 
 def _active_parameters(model: ModelSpec, release: PricedRelease) -> tuple[float, float]:
     """Parameters each token is multiplied with: always, and of routed experts."""
-    found: tuple[float, float] | None = release.memo.get("active")
+    found: tuple[float, float] | None = release.kept.get("active")
     if found is None:
         always = routed = 0
         for group in release.tensors.groups:
@@ -386,7 +386,7 @@ def _active_parameters(model: ModelSpec, release: PricedRelease) -> tuple[float,
             else:
                 always += group.parameters
         share = model.moe.top_k / model.moe.experts if model.moe is not None else 0.0
-        found = release.memo["active"] = (float(always), routed * share)
+        found = release.kept["active"] = (float(always), routed * share)
     return found
 
 

@@ -11,9 +11,10 @@ from typing import Final, NamedTuple
 
 from formulas.units import GIB
 from planner import recommend_report as out
-from planner.assemble import candidate, quality_of_release, verdict_of
+from planner.assemble import candidate, quality_of_release, quality_told, verdict_of
 from planner.hardware import describe, machine_of, summary_text
 from planner.machine import Machine, Node
+from planner.offers import memory_price
 from planner.options import Options
 from planner.plan import Range
 from planner.request import Bounds, Request
@@ -54,7 +55,10 @@ def have_report(request: Request, prices: Prices) -> out.Have:
         else ""
     )
     same = request if today is None else replace(request, releases=(today.release,))
-    rows = [_row(request, change, today) for change in _changes(request, same, today, prices)]
+    # More GPUs may hold the weights as the maker published them.
+    makers = [one for one in request.releases if one.release.by_maker and today is not None]
+    wider = same if today is None else replace(same, releases=tuple(dict.fromkeys((today.release, *makers))))
+    rows = [_row(request, change, today) for change in _changes(request, same, wider, today, prices)]
     met = verdict == "fits" and not why
     return out.Have(
         description=summary_text(request.machine),
@@ -73,8 +77,11 @@ def _fastest(request: Request) -> Found | None:
     return min(search(free).found, key=lambda one: score(free, one), default=None)
 
 
-def _changes(request: Request, same: Request, today: Found | None, prices: Prices) -> Iterator[_Change]:
-    """Changes of the hardware with today's weights (``same``), more RAM also with larger ones, and smaller weights."""
+def _changes(request: Request, same: Request, wider: Request, today: Found | None, prices: Prices) -> Iterator[_Change]:
+    """Changes of the hardware with today's weights (``same``), and smaller weights.
+
+    More GPUs also with the maker's weights (``wider``), more RAM with all.
+    """
     machine = request.machine
     node = machine.nodes[0]
     if node.gpus and not node.gpus[0].unified:
@@ -83,12 +90,12 @@ def _changes(request: Request, same: Request, today: Found | None, prices: Price
             numbered = [gpu._replace(driver_index=len(node.gpus) + place, link=gpu.link) for place in range(count)]
             usd = _gpu_price(gpu.key, count * len(machine.nodes), prices)
             more = f"{count} more {gpu.key}" if len(machine.nodes) == 1 else f"{count} more {gpu.key} in each node"
-            yield _Change(more, _on(same, lambda one, new=numbered: one._replace(gpus=(*one.gpus, *new))), usd)
+            yield _Change(more, _on(wider, lambda one, new=numbered: one._replace(gpus=(*one.gpus, *new))), usd)
     host = node.host
     if host.ram is not None:
         for factor in RAM_STEPS:
             grown = host.ram * factor
-            usd = _ram_price((grown - host.ram) * len(machine.nodes), prices)
+            usd = _ram_price((grown - host.ram) * len(machine.nodes), host.name, prices)
             yield _Change(f"{grown / GIB:,.0f} GiB of RAM", _with_host(request, ram=grown), usd)
         if host.bandwidth is not None:
             rate = host.bandwidth * FASTER_RAM
@@ -128,10 +135,11 @@ def _gpu_price(key: str, count: int, prices: Prices) -> Range | None:
     return Range(low=low, expected=(low + high) / 2, high=high)
 
 
-def _ram_price(size: int, prices: Prices) -> Range | None:
-    if not prices.memory:
+def _ram_price(size: int, cpu: str, prices: Prices) -> Range | None:
+    price = memory_price(prices, cpu)
+    if price is None:
         return None
-    low, high = [rate * size / GIB for rate in (prices.memory[0].usd_per_gib_low, prices.memory[0].usd_per_gib_high)]
+    low, high = [rate * size / GIB for rate in (price.usd_per_gib_low, price.usd_per_gib_high)]
     return Range(low=low, expected=(low + high) / 2, high=high)
 
 
@@ -166,17 +174,9 @@ def _row(request: Request, change: _Change, today: Found | None) -> out.Upgrade:
         gain_per_1000_usd=each,
         more_bits=today is not None
         and bits_per_parameter(found.release) > MORE_BITS * bits_per_parameter(today.release),
-        quality=_quality(request, found),
+        quality=quality_told(quality_of_release(request, found.release.release)),
         why=broken[0] if broken is not None else "only some of the requests run at a time" if waits else "",
     )
-
-
-def _quality(request: Request, found: Found) -> str:
-    quality = quality_of_release(request, found.release.release)
-    if quality.native or not quality.facts:
-        return quality.note
-    fact = next((one for one in quality.facts if one.metric == "kld"), quality.facts[0])
-    return f"{fact.metric} {fact.value:g} ({fact.suite})"
 
 
 def _worth(row: out.Upgrade) -> tuple[float, ...]:

@@ -76,8 +76,11 @@ def compare(
 def kv_tokens_of(candidate: Candidate, endpoint: Endpoint) -> tuple[int | None, str]:
     """Tokens of the server's KV cache, and where they stand.
 
-    llama.cpp's slots share one cache where the plan starts it so (``--kv-unified``), and divide it where not.
+    llama.cpp's slots share one cache where the plan starts it so (``--kv-unified``), and divide it where not. The ranks
+    of a divided context hold their parts of it.
     """
+    if endpoint.kv_tokens is not None and endpoint.kv_of_rank:
+        return endpoint.kv_tokens * candidate.parallel.dcp, endpoint.kv_source
     if endpoint.kv_tokens is not None or endpoint.slots is None or endpoint.max_model_len is None:
         return endpoint.kv_tokens, endpoint.kv_source
     if "--kv-unified" in candidate.launch.argv:
@@ -114,14 +117,14 @@ def _identity(candidate: Candidate, endpoint: Endpoint) -> list[out.Compared]:
     if endpoint.version is not None:
         rows.append(
             _text_row(
-                "version", wanted.version, endpoint.version, _same_version(wanted.version, endpoint.version),
+                "version", wanted.version, endpoint.version, same_version(wanted.version, endpoint.version),
                 f"plan again with --engine-version {endpoint.version[:20]}",
             )
         )  # fmt: skip
     return rows
 
 
-def _same_version(planned: str, running: str) -> bool | None:
+def same_version(planned: str, running: str) -> bool | None:
     """Whether a running version is the planned one; None for a build that names no version."""
     try:
         numbers = version_tuple(running)

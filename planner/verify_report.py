@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -41,7 +41,11 @@ class LoadStep(Record):
 
 
 class MeasuredLoad(Record):
-    """What a calibration keeps of one verification: the configuration, and its loads."""
+    """What a calibration keeps of one verification: the configuration, and its loads.
+
+    ``planned_version`` is the one that the plan was made for, which stands where a build names no version. ``served``
+    has the settings of the plan's candidate that it was started with.
+    """
 
     measured_at: str
     engine: str
@@ -51,6 +55,8 @@ class MeasuredLoad(Record):
     parallel: Parallel
     kv_tokens: int | None
     steps: tuple[LoadStep, ...]
+    planned_version: str | None = None
+    served: dict[str, Any] = Field(default_factory=dict)
 
 
 class Compared(Record):

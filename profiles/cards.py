@@ -139,6 +139,7 @@ class _Table:
             raise BadCard(f"{self.where}: unknown {', '.join(sorted(self._left))}")
 
 
+@cache
 def card_ids() -> tuple[str, ...]:
     """Ids of the cards, sorted."""
     return tuple(sorted(path.stem for path in CARDS_FOLDER.glob("*.toml")))

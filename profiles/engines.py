@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +43,7 @@ class UnknownVersion(ValueError):
     """A version string that is not dotted numbers."""
 
 
+@lru_cache(maxsize=4096)
 def version_tuple(text: str) -> tuple[int, ...]:
     """``0.18.0.post1`` as ``(0, 18, 0)``; ``(0, 0)`` sorts before everything.
 
@@ -73,6 +74,7 @@ class EngineFacts:
         self._kernels: list[dict[str, Any]] = table.get("kv_kernel", [])
         self._known: dict[tuple[str, str], Fact] = {}
         self._found: dict[tuple[str, str], tuple[KvKernel, ...]] = {}
+        self._has: dict[tuple[str, str, str], bool] = {}
 
     def at(self, key: str, version: str) -> Fact:
         """The fact ``key`` in that version. Raises ``MissingFact``."""
@@ -94,7 +96,7 @@ class EngineFacts:
 
     def has_fact(self, key: str, version: str) -> bool:
         """Whether there is a fact of this key in that version."""
-        return _valid(self._facts.get(key, []), version) is not None
+        return self._holds_in("fact", self._facts, key, version)
 
     def flag(self, key: str, version: str) -> str:
         """The spelling of a flag in that version. Raises ``MissingFact`` when the version does not have it."""
@@ -105,7 +107,13 @@ class EngineFacts:
 
     def has_flag(self, key: str, version: str) -> bool:
         """Whether the version has this flag."""
-        return _valid(self._flags.get(key, []), version) is not None
+        return self._holds_in("flag", self._flags, key, version)
+
+    def _holds_in(self, kind: str, rows: dict[str, list[dict[str, Any]]], key: str, version: str) -> bool:
+        known = self._has.get((kind, key, version))
+        if known is None:
+            known = self._has[kind, key, version] = _valid(rows.get(key, []), version) is not None
+        return known
 
     def flags(self) -> dict[str, list[dict[str, Any]]]:
         """Every flag's rows by key: spelling, versions, source."""

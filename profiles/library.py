@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
@@ -16,7 +15,7 @@ from profiles.headers.strictjson import load_json_object
 from profiles.llama_quantize import DEFAULT_TYPE
 from profiles.mixtures import UnknownMixture, base_type
 from profiles.model import ModelSpec, QualityLoss, Release
-from profiles.names import UnknownName
+from profiles.names import UnknownName, near_names
 
 HYPOTHETICAL = "hypothetical"
 """Publisher of a release that nobody published."""
@@ -99,7 +98,7 @@ def _user_card_id(text: str) -> str | None:
 
 def _nearest(text: str) -> list[str]:
     names = {**{card_id: card_id for card_id in user_card_ids()}, **_names()}
-    near = difflib.get_close_matches(_plain(text[:80]), names, n=6, cutoff=0.5)
+    near = near_names(_plain(text[:80]), names, 6, 0.5)
     return list(dict.fromkeys(names[name] for name in near))[:3]
 
 
@@ -304,7 +303,7 @@ def find_releases(model: ModelSpec, text: str) -> tuple[Release, ...]:
         return (_hypothetical(quantization.upper(), f"gguf:{quantization.upper()}"),)
     known = [f"{release.publisher}/{release.quantization}" for release in model.releases]
     spellings = {spelling.casefold(): name for name in known for spelling in (name, name.rpartition("/")[2])}
-    near = difflib.get_close_matches(quantization, spellings, n=4, cutoff=0.4)
+    near = near_names(quantization, spellings, 4, 0.4)
     raise UnknownName("quantization", text, dict.fromkeys([spellings[name] for name in near] or known[:8]))
 
 

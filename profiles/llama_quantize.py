@@ -10,6 +10,7 @@ and the types below three bits require it.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import groupby
 from typing import Literal, NamedTuple
 
@@ -90,6 +91,7 @@ class _Geometry(NamedTuple):
     tied_embeddings: bool
 
 
+@lru_cache(maxsize=4)
 def gguf_groups(model: ModelSpec) -> tuple[TensorGroup, ...]:
     """The tensors of the model's GGUF file: quantizable ones in ``F16``, the others in the type they keep.
 
@@ -125,6 +127,7 @@ def _converted(model: ModelSpec, group: TensorGroup) -> tuple[TensorGroup, ...]:
     return (group._replace(name=name, format="MXFP4" if group.format == "mxfp4" else "F16"),)
 
 
+@lru_cache(maxsize=128)
 def quantize(model: ModelSpec, file_type: str) -> tuple[TensorGroup, ...]:
     """The GGUF tensors of ``llama-quantize FILE_TYPE``, each in the type really written.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,6 +27,14 @@ class AmbiguousName(ValueError):
         self.candidates = tuple(candidates)
         question = "did you mean" if len(self.candidates) == 1 else "choose one of:"
         super().__init__(f"{kind} {_shown(text)} is not clear; {question} {', '.join(self.candidates)}")
+
+
+def near_names(text: str, known: Iterable[str], most: int, least: float) -> list[str]:
+    """At most so many known names that are spelled alike, nearest first; ``least`` is the likeness, 1 for the same."""
+    # Only for a mistake, and slow to load.
+    from difflib import get_close_matches
+
+    return get_close_matches(text, list(known), n=most, cutoff=least)
 
 
 def _shown(text: str) -> str:
@@ -123,6 +130,6 @@ class NameIndex:
         return ()
 
     def _nearest(self, bare: str) -> list[str]:
-        spelled = difflib.get_close_matches(bare[:_SHOWN_CHARACTERS], [*self.names, *self.families], n=5, cutoff=0.5)
+        spelled = near_names(bare[:_SHOWN_CHARACTERS], [*self.names, *self.families], 5, 0.5)
         keys = (key for name in spelled for key in (self.names.get(name) or self.families[name]))
         return list(dict.fromkeys(keys))[:3]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from profiles.names import UnknownName
+from profiles.names import UnknownName, near_names
 
 DEFAULT_WORKLOAD = "chat"
 
@@ -45,7 +44,7 @@ def load_workload(name: str) -> Workload:
     """The workload of this name; raises `UnknownName`."""
     names = workload_names()
     if name not in names:
-        raise UnknownName("workload", name, get_close_matches(name, names) or names)
+        raise UnknownName("workload", name, near_names(name, names, 3, 0.6) or names)
     raw: dict[str, Any] = tomllib.loads((_WORKLOADS / f"{name}.toml").read_text(encoding="utf-8"))
     return Workload(
         name=name,

@@ -17,7 +17,7 @@ HELP: Final = """\
 Everything about one configuration: every entry of the memory ledger of each device, with its formula, where that comes
 from and how sure it is, and the time of one output token by kernel.
 
-  Up, Down, PageUp, PageDown, Home, End    scroll; Left and Right where the terminal is narrow
+  Up, Down, PageUp, PageDown, Home, End    scroll
   Escape                                   back to the plan
 """
 

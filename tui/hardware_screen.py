@@ -24,7 +24,7 @@ HELP: Final = """\
 This machine: the findings of `moeplan check`, worst first, each with what to do; then every fact that was detected,
 with where it comes from. Where the plan is for this machine, it is held to the row chosen there.
 
-  Up, Down, PageUp, PageDown    scroll; Left and Right where the terminal is narrow
+  Up, Down, PageUp, PageDown    scroll
   R                             look again
   Escape                        back to the plan
 """

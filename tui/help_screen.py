@@ -13,8 +13,9 @@ from textual.widgets import Footer, Static
 
 EVERYWHERE = """
 Everywhere
-  F1 help    F2 plan    F3 launch files    F4 hardware and its check    F8 dark or light
-  Ctrl+P finds every command by name    Ctrl+Q ends
+  F1 help    F2 plan    F3 launch files    F4 hardware and its check    F5 bench    F6 compare    F7 plots
+  F8 dark or light
+  Ctrl+P finds every command by name    F10 or Ctrl+Q ends
 """
 
 

@@ -9,25 +9,27 @@ from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.widgets import Input, Label, Static
 
 from tui.knobs import SECTIONS, Knob, turned
 from tui.program import Choice, Values
+from tui.text_line import TextLine
 
 
-class KnobInput(Input):
+class KnobInput(TextLine):
     """The value of a knob."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "Choose"),
         Binding("shift+up", "turn(True)", "Turn", key_display="⇧↑↓"),
         Binding("shift+down", "turn(False)", "Turn down", show=False),
-        Binding("up", "app.focus_previous", "Previous knob", show=False),
-        Binding("down", "app.focus_next", "Next knob", show=False),
-        Binding("ctrl+l", "clear", "Clear", show=False),
+        # What is typed behind them is the next knob's.
+        Binding("up", "app.focus_previous", "Previous knob", show=False, priority=True),
+        Binding("down", "app.focus_next", "Next knob", show=False, priority=True),
     ]
+    EDITING: ClassVar[dict[str, str]] = {**TextLine.EDITING, "ctrl+l": "clear"}
 
     def __init__(self, knob: Knob, value: str) -> None:
         super().__init__(value, placeholder=knob.empty, id=f"knob-{knob.name}", compact=True, tooltip=knob.help)
@@ -64,9 +66,8 @@ class KnobPanel(VerticalScroll, can_focus=False):
         for title, knobs in SECTIONS:
             yield Label(title, classes="section")
             for knob in knobs:
-                with Horizontal(classes="knob"):
-                    yield Label(knob.label)
-                    yield KnobInput(knob, self._initial.get(knob.name, ""))
+                yield Label(knob.label)
+                yield KnobInput(knob, self._initial.get(knob.name, ""))
 
     def values(self) -> dict[str, str]:
         """What is set."""
@@ -83,9 +84,8 @@ class KnobPanel(VerticalScroll, can_focus=False):
         self.query(".error").remove()
         if name is None:
             return
-        place = self.query_one(f"#knob-{name}").parent
         error = Static(Text(message), classes="error")
-        self.mount(error, after=place)  # type: ignore[arg-type]
+        self.mount(error, after=self.query_one(f"#knob-{name}"))
         self.call_after_refresh(self._reveal, error)
 
     def _reveal(self, error: Static) -> None:
@@ -113,7 +113,7 @@ class KnobPanel(VerticalScroll, can_focus=False):
 
     @on(Input.Submitted)
     def _entered(self, event: Input.Submitted) -> None:
-        from tui.picker import Picker
+        from tui.picker import values_of
 
         event.stop()
         source = event.input
@@ -126,4 +126,15 @@ class KnobPanel(VerticalScroll, can_focus=False):
             if value is not None:
                 source.value = value
 
-        self.app.push_screen(Picker(source.knob, self._choices(source.knob.name, self.values())), chosen)
+        self.app.push_screen(values_of(source.knob, self._choices(source.knob.name, self.values())), chosen)
+
+    def find(self) -> None:
+        """Go to a knob by its name: a low terminal shows a part of them."""
+        from tui.picker import knobs_of
+
+        def chosen(label: str | None) -> None:
+            knob = next((knob for knob in self.query(KnobInput) if knob.knob.label == label), None)
+            if knob is not None:
+                knob.focus()
+
+        self.app.push_screen(knobs_of(self.values()), chosen)

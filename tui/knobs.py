@@ -59,7 +59,9 @@ SECTIONS: Final[tuple[tuple[str, tuple[Knob, ...]], ...]] = (
             ),
             Knob("nodes", "nodes", "2", "machines, each as described", "count", False, "1"),
             Knob("ram", "RAM", "512GiB", "main memory of a node, as 512GiB", empty="not given"),
+            Knob("ram_bandwidth", "RAM rate", "400GB/s", "what RAM reads, as 400GB/s", empty="not given"),
             Knob("cpu", "CPU", "2xepyc-9004", "processors of a node, as 2xepyc-9004", "text", True, "not given"),
+            Knob("cores", "cores", "64", "physical cores of a node, over all sockets", "count", empty="CPU's own"),
             Knob("disk", "disk", "2TB@7GB/s", "free space and its read rate, as 2TB@7GB/s", empty="not given"),
             Knob("link", "link", "pcie4", "between the GPUs of a node", "choice", True, "GPU's own"),
             Knob("network", "network", "400Gb/s", "between nodes, one direction, as 400Gb/s", empty="not given"),
@@ -73,6 +75,7 @@ SECTIONS: Final[tuple[tuple[str, tuple[Knob, ...]], ...]] = (
             Knob("concurrency", "requests", "16", "requests at the same time", "count"),
             Knob("input_tokens", "input", "4096", "tokens of a request", "tokens"),
             Knob("output_tokens", "output", "1024", "tokens of its answer", "tokens"),
+            Knob("images", "images", "1", "images of a request", "count"),
         ),
     ),
     (
@@ -82,6 +85,18 @@ SECTIONS: Final[tuple[tuple[str, tuple[Knob, ...]], ...]] = (
             Knob("ttft", "TTFT", "2s", "longest time to the first token, as 2s", empty="no bound"),
             Knob("tpot", "TPOT", "50ms", "longest time per output token, as 50ms", empty="no bound"),
             Knob("min_throughput", "tok/s", "500", "output tokens per second in total", empty="no bound"),
+            Knob("max_kld", "max KLD", "0.05", "largest KL divergence from the native weights", empty="no bound"),
+            Knob("quality_suite", "suite", "unsloth", "the suite in which it was measured", "choice", True, "none"),
+        ),
+    ),
+    (
+        "Layout",
+        (
+            Knob("tp", "TP", "8", "tensor parallel ranks", "count", empty="any"),
+            Knob("pp", "PP", "2", "pipeline stages", "count", empty="any"),
+            Knob("dp", "DP", "8", "data parallel replicas", "count", empty="any"),
+            Knob("ep", "EP", "8", "expert parallel ranks", "count", empty="any"),
+            Knob("dcp", "DCP", "8", "ranks that share the KV cache of a sequence", "count", empty="any"),
         ),
     ),
 )

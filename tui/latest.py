@@ -47,7 +47,7 @@ class Latest(Generic[T]):
     def __init__(self, owner: MessagePump) -> None:
         self.owner, self.number = owner, 0
 
-    def ask(self, work: Callable[[Callable[[int, int], None]], T]) -> None:
+    def ask(self, work: Callable[[Callable[[int, int], None]], T]) -> threading.Thread:
         """Start it. What it is handed raises ``Stale`` in it once somebody has asked again."""
         self.number += 1
         number = self.number
@@ -57,7 +57,9 @@ class Latest(Generic[T]):
             if number != self.number:
                 raise Stale
 
-        threading.Thread(target=self._run, args=(number, work, alive), daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(number, work, alive), daemon=True)
+        thread.start()
+        return thread
 
     def forget(self) -> None:
         """Nobody waits for what runs."""

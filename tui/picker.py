@@ -13,8 +13,9 @@ from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, Label, OptionList
 from textual.widgets.option_list import Option
 
-from tui.knobs import Knob
-from tui.program import Choice
+from tui.knobs import SECTIONS, Knob
+from tui.program import Choice, Values
+from tui.text_line import TextLine
 
 
 class Picker(ModalScreen[str | None]):
@@ -26,18 +27,16 @@ class Picker(ModalScreen[str | None]):
         Binding("up", "move(-1)", "Previous", show=False, priority=True),
     ]
 
-    def __init__(self, knob: Knob, choices: tuple[Choice, ...]) -> None:
+    def __init__(self, title: str, choices: tuple[Choice, ...]) -> None:
         super().__init__()
-        self._knob = knob
-        empty = () if knob.name == "model" else (Choice("", f"({knob.empty or 'as the program takes it'})"),)
-        self._choices = (*empty, *choices)
+        self._title, self._choices = title, choices
         self._shown: tuple[Choice, ...] = ()
 
     def compose(self) -> ComposeResult:
         """A line to search in over the list."""
         with Vertical(classes="dialog"):
-            yield Label(f"{self._knob.label}: {self._knob.help}")
-            yield Input(placeholder="type to search", compact=True)
+            yield Label(self._title, markup=False)
+            yield TextLine(placeholder="type to search", compact=True)
             yield OptionList(compact=True, markup=False)
         yield Footer()
 
@@ -79,3 +78,19 @@ class Picker(ModalScreen[str | None]):
 
 def _line(choice: Choice, width: int) -> Text:
     return Text.assemble(f"{choice.value:{width}}", (f"  {choice.note}" if choice.note else "", "dim"))
+
+
+def values_of(knob: Knob, choices: tuple[Choice, ...]) -> Picker:
+    """Asks for the value of a knob."""
+    empty = () if knob.name == "model" else (Choice("", f"({knob.empty or 'as the program takes it'})"),)
+    return Picker(f"{knob.label}: {knob.help}", (*empty, *choices))
+
+
+def knobs_of(values: Values) -> Picker:
+    """Asks for a knob, by its label, which may stand outside of what is seen of the panel."""
+    listed = [
+        Choice(knob.label, f"{title}: {knob.help}" + (f" [{values[knob.name]}]" if values.get(knob.name) else ""))
+        for title, knobs in SECTIONS
+        for knob in knobs
+    ]
+    return Picker("Go to a knob", tuple(listed))

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from planner.plan import Candidate, Plan, Verdict
+    from tui.bench_program import BenchProgram
+    from tui.compare_program import CompareProgram
 
 Machine = Any
 """An inventory, which the screens only hand on."""
@@ -82,6 +84,30 @@ class Answer:
     in_force: Values = field(default_factory=dict)
 
 
+class Line(NamedTuple):
+    """A line of a plot; ``low`` and ``high``, where there are any, are the ends of its range at the same places."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    low: tuple[tuple[float, float], ...] = ()
+    high: tuple[tuple[float, float], ...] = ()
+
+
+class Curve(NamedTuple):
+    """A plot of positive numbers on logarithmic axes, and ``table``, the same for those who read rather than look.
+
+    ``ticks`` are places of the horizontal axis with their names, ``here`` the one of the plan.
+    """
+
+    name: str
+    title: str
+    across: str
+    lines: tuple[Line, ...]
+    ticks: tuple[tuple[float, str], ...]
+    here: float
+    table: RenderableType
+
+
 class Choice(NamedTuple):
     """A value of a knob and what to know about it."""
 
@@ -100,10 +126,13 @@ class LaunchFiles(NamedTuple):
 class Program:
     """The program behind the screens.
 
+    columns: heads of a row's cells; ``>`` stands before those of numbers.
     replan: the plan of the knobs, on ``Machine`` where they describe no hardware; raises ``Refused``.
     described: whether the knobs describe hardware. detect, check: raise ``Refused`` where they fail.
+    curves: plots of a candidate of the plan that ``replan`` made of the same knobs and machine; raises ``Refused``.
     save: writes files into a folder, (folder, files, overwrite), and returns what was done in a line; ``save_plan``
-    the same for a plan and a file. Both raise ``Refused``.
+    the same for a plan and a file, ``save_report`` for the report of a plan and the rank it recommends. All raise
+    ``Refused``. ``bench`` and ``compare`` are asked for when their screens are opened.
     """
 
     columns: tuple[str, ...]
@@ -117,3 +146,7 @@ class Program:
     launch_files: Callable[[Plan, Candidate, str], LaunchFiles]
     save: Callable[[str, dict[str, str], bool], str]
     save_plan: Callable[[str, Plan, bool], str]
+    save_report: Callable[[str, Plan, int, bool], str]
+    curves: Callable[[Values, Machine | None, Candidate, Alive], tuple[Curve, ...]]
+    bench: Callable[[], BenchProgram]
+    compare: Callable[[], CompareProgram]

@@ -14,6 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, Label, Static
 
 from tui.program import Refused
+from tui.text_line import TextLine
 
 
 class SaveDialog(ModalScreen[str | None]):
@@ -32,7 +33,7 @@ class SaveDialog(ModalScreen[str | None]):
         """The place, and what is wrong with it."""
         with Vertical(classes="dialog -short"):
             yield Label(f"{self._title}; Enter saves", markup=False)
-            yield Input(self._place, compact=True)
+            yield TextLine(self._place, compact=True)
             yield Static(classes="error")
         yield Footer()
 

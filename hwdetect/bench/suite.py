@@ -14,7 +14,7 @@ from formulas.roofline import roofline_s
 from hwdetect.bench.case import KernelCase
 from hwdetect.bench.providers import PROVIDERS, Provider
 from hwdetect.bench.result import BenchRow, Correctness, NotMeasured, NotRun, RoutingResult, doubt, doubted, quartiles
-from hwdetect.bench.worker import Worker, WorkerDied
+from hwdetect.bench.worker import Cancelled, Worker, WorkerDied
 from hwdetect.nvidia import ClockState, clocks
 
 START_S: Final = 180.0
@@ -28,6 +28,19 @@ CLOCK_FALL: Final = 0.9
 SLOWED: Final = ("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
 
 Ended = Literal["done", "out_of_time", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """Somebody who looks on from another thread.
+
+    ``begins`` is told of a case and the provider that it is handed to, ``found`` of everything so far, as soon as there
+    is more of it; ``cancelled`` ends the run as Ctrl-C does.
+    """
+
+    begins: Callable[[KernelCase, str], None] = lambda case, provider: None
+    found: Callable[[Outcome], None] = lambda outcome: None
+    cancelled: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +68,7 @@ class Settings:
     slowest_s: float = 20.0
     nominal_bytes_per_s: float | None = None
     nominal_flops_per_s: float | None = None
+    watch: Watch = Watch()
 
     def options(self, largest: int) -> dict[str, Any]:
         """What a worker is told; ``largest`` is the largest batch of the series."""
@@ -85,7 +99,8 @@ def run(
 ) -> Outcome:
     """Measure ``cases``; rows of ``done`` stand for theirs. ``keep`` is called after each new row.
 
-    Ctrl-C ends the run with what there is. No failure of a worker is raised: it is a reason in ``missing``.
+    Ctrl-C, and ``cancelled`` of the watch, end the run with what there is. No failure of a worker is raised: it is a
+    reason in ``missing``.
     """
     outcome = Outcome(rows=[row for row in done if any(row.is_of(case) for case in cases)])
     left = [case for case in dict.fromkeys(cases) if not any(row.is_of(case) for row in outcome.rows)]
@@ -99,11 +114,14 @@ def run(
                 else:
                     outcome.missing.append(found)
                 finished += 1
+                settings.watch.found(outcome)
                 if keep is not None:
                     keep(outcome)
                 if progress is not None:
                     progress(finished, finished + len(left) - (finished - len(done)))
-    except KeyboardInterrupt:
+                if settings.watch.cancelled():
+                    raise Cancelled
+    except (KeyboardInterrupt, Cancelled):
         outcome.ended = "interrupted"
     outcome.rows = doubted(outcome.rows)
     return outcome
@@ -172,8 +190,9 @@ def _attempt(
         return
     options = settings.options(max(case.batch for case in waiting))
     pace: float | None = None
+    settings.watch.begins(waiting[0], provider.name)
     try:
-        with Worker(python, provider.name, threads=settings.threads) as worker:
+        with Worker(python, provider.name, threads=settings.threads, cancelled=settings.watch.cancelled) as worker:
             hello = worker.ask({"options": options}, START_S)
             if "version" not in hello:
                 reason = str(hello.get("cannot_run") or hello.get("failed") or "gave no version")
@@ -194,6 +213,7 @@ def _attempt(
                     "kernel": case.kernel, "quantization": case.quantization, "dims": dict(case.dims),
                     "batch": case.batch, "context": case.context, "options": options,
                 }  # fmt: skip
+                settings.watch.begins(case, provider.name)
                 timeout = max(SMALLEST_TIMEOUT_S, SETTING_UP_S + 3 * settings.seconds + 30 * settings.slowest_s)
                 with _watched(provider) as states:
                     answer = worker.ask(asked, timeout)

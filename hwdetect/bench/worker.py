@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -16,17 +17,28 @@ from typing import Any, Final, Self
 WORKERS: Final = Path(__file__).parent / "workers" / "__main__.py"
 MAX_ANSWER_BYTES: Final = 16 << 20
 LOG_LINES: Final = 3
+CANCEL_S: Final = 0.1
+"""How often a wait looks up whether it was cancelled."""
 
 
 class WorkerDied(Exception):
     """The process ended, hung or spoke nonsense; the message says which, in one line."""
 
 
-class Worker:
-    """A provider in an interpreter. ``ask`` may be called until it raises; then the process is gone."""
+class Cancelled(Exception):
+    """Nobody waits for the answer any more; the process is gone."""
 
-    def __init__(self, python: str, provider: str, *, threads: int) -> None:
-        self.provider = provider
+
+class Worker:
+    """A provider in an interpreter. ``ask`` may be called until it raises; then the process is gone.
+
+    ``cancelled`` is asked while an answer is waited for.
+    """
+
+    def __init__(
+        self, python: str, provider: str, *, threads: int, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.provider, self._cancelled = provider, cancelled
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
         # A few libraries take their threads from the environment alone.
         counts = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -53,7 +65,7 @@ class Worker:
         self.end()
 
     def ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """The answer to a request. Raises ``WorkerDied``."""
+        """The answer to a request. Raises ``WorkerDied`` and ``Cancelled``."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -83,7 +95,10 @@ class Worker:
                     words = self._last_words()
                     self.end()
                     raise WorkerDied(f"did not answer in {timeout_s:.0f} s and was killed{words}")
-                if not selector.select(left):
+                if self._cancelled():
+                    self.end()
+                    raise Cancelled
+                if not selector.select(min(left, CANCEL_S)):
                     continue
                 part = pipe.read(1 << 16)
                 if part == b"":

@@ -1,8 +1,9 @@
 """What a running server says of itself: models, engine, version, and the size of its KV cache.
 
-Names of metrics and fields are those that the engines publish: vLLM ``vllm:cache_config_info`` and ``/version``
-(github.com/vllm-project/vllm, vllm/v1/metrics/loggers.py and entrypoints/openai/api_server.py), SGLang
-``sglang:max_total_num_tokens`` and ``/get_server_info`` (github.com/sgl-project/sglang, python/sglang/srt/managers and
+Names of metrics and fields are those that the engines publish (tests/conformance reads them in the engines themselves):
+vLLM ``vllm:cache_config_info`` and ``/version`` (github.com/vllm-project/vllm, vllm/v1/metrics/loggers.py and
+entrypoints/serve/instrumentator/basic.py), SGLang ``sglang:max_total_num_tokens`` (only with ``--enable-metrics``) and
+``/server_info``, once ``/get_server_info`` (github.com/sgl-project/sglang, python/sglang/srt/observability and
 entrypoints/http_server.py), llama.cpp ``/props`` (github.com/ggml-org/llama.cpp, tools/server/README.md).
 """
 
@@ -24,7 +25,7 @@ class Endpoint(NamedTuple):
     """A server's own account of itself; None is what it does not say. ``kv_source`` names where the tokens stand.
 
     llama.cpp tells the length of a slot and their number, and not whether they share one cache: then ``kv_tokens`` is
-    None and ``slots`` is not.
+    None and ``slots`` is not. ``kv_of_rank``: the tokens are those of one rank, of which a divided context has several.
     """
 
     models: tuple[str, ...]
@@ -36,6 +37,7 @@ class Endpoint(NamedTuple):
     answered: tuple[str, ...]
     notes: tuple[str, ...]
     slots: int | None = None
+    kv_of_rank: bool = False
 
 
 def read_endpoint(server: Server) -> Endpoint:
@@ -66,20 +68,27 @@ def read_endpoint(server: Server) -> Endpoint:
     version: str | None = None
     kv: tuple[int | None, str] = (None, "")
     slots: int | None = None
+    of_rank = False
     if engine == "vllm":
         version = _text(_mapping(asked("/version")).get("version"))
-        kv = _vllm_tokens(samples), "/metrics, vllm:cache_config_info"
+        tokens, of_rank = _vllm_tokens(samples)
+        kv = tokens, "/metrics, vllm:cache_config_info"
     elif engine == "sglang":
-        info = _mapping(asked("/get_server_info"))
+        # The second is the older name, which 0.5.23 still answers.
+        place = "/server_info"
+        info = _mapping(asked(place))
+        if not info:
+            place = "/get_server_info"
+            info = _mapping(asked(place))
         version = _text(info.get("version"))
         tokens = _gauge(samples, "sglang:max_total_num_tokens")
-        kv = (tokens, "/metrics, sglang:max_total_num_tokens") if tokens else (_sglang_tokens(info), "/get_server_info")
+        kv = (tokens, "/metrics, sglang:max_total_num_tokens") if tokens else (_sglang_tokens(info), place)
     elif engine == "llama.cpp" and props is not None:
         version = _text(props.get("build_info"))
         longest = longest or _count(_mapping(props.get("default_generation_settings")).get("n_ctx"))
         slots = _count(props.get("total_slots"))
     return Endpoint(
-        models, engine, version, longest, kv[0], kv[1] if kv[0] else "", tuple(answered), tuple(notes), slots
+        models, engine, version, longest, kv[0], kv[1] if kv[0] else "", tuple(answered), tuple(notes), slots, of_rank
     )
 
 
@@ -119,15 +128,21 @@ def _engine(names: set[str], owners: set[str], props: Mapping[str, Any] | None) 
     return None
 
 
-def _vllm_tokens(samples: list[tuple[str, dict[str, str], float]]) -> int | None:
-    """Blocks x tokens of a block, of the engine with the fewest: each data-parallel engine has its own."""
-    found = []
+def _vllm_tokens(samples: list[tuple[str, dict[str, str], float]]) -> tuple[int | None, bool]:
+    """Tokens of the engine with the fewest, since each data-parallel engine has its own; and whether of one rank.
+
+    The engine's own count where it tells one (0.33 does, 0.19 does not), else blocks x tokens of a block.
+    """
+    whole, of_rank = [], []
     for name, labels, _ in samples:
         if name == "vllm:cache_config_info":
             blocks, size = _count(labels.get("num_gpu_blocks")), _count(labels.get("block_size"))
-            if blocks and size:
-                found.append(blocks * size)
-    return min(found, default=None)
+            own = _count(labels.get("kv_cache_size_tokens"))
+            if own:
+                whole.append(own)
+            elif blocks and size:
+                of_rank.append(blocks * size)
+    return (min(whole), False) if whole else (min(of_rank, default=None), True)
 
 
 def _gauge(samples: list[tuple[str, dict[str, str], float]], wanted: str) -> int | None:

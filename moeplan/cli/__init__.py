@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "observe": "an engine's start-up log beside the prediction, kept as calibration",
     "recommend": "the least costly ways to meet a target: buy, rent or an API",
     "cost": "a plan's machine against the APIs of the same model",
+    "report": "a plan as one HTML page for people without the program",
     "verify": "a running deployment beside its plan: speed, errors, KV capacity, modes",
     "tui": "all of this on screens: turn knobs, watch what fits, save launch files",
     "models": "the built-in models",

@@ -13,6 +13,7 @@ from moeplan.text_safe import shortened
 from planner.errors import BadRequest
 
 if TYPE_CHECKING:
+    from planner.costing import Assumptions
     from planner.plan import Candidate, Plan
     from profiles.prices import Prices
 
@@ -40,21 +41,9 @@ def run(args: Namespace) -> int:
     """Print the comparison. 1 when the plan has no candidate, 3 when the prices to decide it are not known."""
     from moeplan.cli.launch import read_plan
     from moeplan.pipeline import GENERATED_BY
-    from planner.costing import Assumptions, cost_report
-    from planner.quantities import parse_fraction
+    from planner.costing import cost_report
 
-    volume = positive(args.tokens_per_month, "--tokens-per-month")
-    if volume is not None and args.utilization is not None:
-        raise BadRequest("--utilization cannot be combined with --tokens-per-month")
-    given = Assumptions(
-        tokens_per_month=volume,
-        utilization=parse_fraction(args.utilization, "--utilization") if args.utilization is not None else 1.0,
-        cached_share=share(args.cached_share, "--cached-share"),
-        years=positive(args.years, "--years") or 3.0,
-        usd_per_kwh=positive(args.electricity, "--electricity"),
-        operations_usd_per_month=positive(args.operations, "--operations"),
-        hardware_usd=positive(args.hardware_usd, "--hardware-usd"),
-    )
+    given = assumptions(args)
     prices = prices_of(args.prices)
     plan = read_plan(args.plan)
     if not plan.candidates:
@@ -70,6 +59,25 @@ def run(args: Namespace) -> int:
 
         show(cost_view(report))
     return 3 if report.verdict == "undetermined" else 0
+
+
+def assumptions(args: Namespace) -> Assumptions:
+    """What was given to assume. Raises ``BadRequest``."""
+    from planner.costing import Assumptions
+    from planner.quantities import parse_fraction
+
+    volume = positive(args.tokens_per_month, "--tokens-per-month")
+    if volume is not None and args.utilization is not None:
+        raise BadRequest("--utilization cannot be combined with --tokens-per-month")
+    return Assumptions(
+        tokens_per_month=volume,
+        utilization=parse_fraction(args.utilization, "--utilization") if args.utilization is not None else 1.0,
+        cached_share=share(args.cached_share, "--cached-share"),
+        years=positive(args.years, "--years") or 3.0,
+        usd_per_kwh=positive(args.electricity, "--electricity"),
+        operations_usd_per_month=positive(args.operations, "--operations"),
+        hardware_usd=positive(args.hardware_usd, "--hardware-usd"),
+    )
 
 
 def positive(text: str | None, flag: str) -> float | None:

@@ -39,7 +39,7 @@ def register(parser: Parser) -> None:
 
 def run(args: Namespace) -> int:
     """Print the one file that starts it, or write all. 1 when the plan holds nothing that could be started."""
-    from moeplan.launch import README, launch_files
+    from moeplan.launch import BESIDE, launch_files
     from moeplan.launch.deployment import Wish, deployment_of, remarks
 
     wish = Wish(args.host, _number("--port", args.port), args.image, args.revision)
@@ -59,7 +59,7 @@ def run(args: Namespace) -> int:
         shown = {"schema": "moeplan.launch/1", "rank": candidate.rank, "format": kind, "host": host, "files": files}
         print_json(json.dumps(shown))
     elif args.folder is None:
-        starting = [text for name, text in files.items() if name != README]
+        starting = [text for name, text in files.items() if name not in BESIDE]
         if len(starting) > 1:
             raise BadRequest(f"this takes {len(files)} files: give a folder with -o, or one node with --node")
         print(starting[0], end="")

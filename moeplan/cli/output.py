@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -62,6 +60,10 @@ def write_folder(
     All are written beside the folder first, so that what cannot be written leaves it as it was. Raises ``BadRequest``
     for files that are there without ``force``, and where the place cannot be written.
     """
+    # Only who writes folders pays for loading them.
+    import shutil
+    import tempfile
+
     staged = None
     try:
         target = folder.resolve()

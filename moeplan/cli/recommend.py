@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import replace
-from datetime import date
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from moeplan.cli.arguments import BOUNDS, NARROWING, WORKLOAD, Flag, add_flags, add_model, options_of
 from moeplan.cli.output import print_json, print_remarks
 from moeplan.cli.parser import Parser
 from moeplan.cli.progress import progress_bar
 from planner.errors import BadRequest
+
+if TYPE_CHECKING:
+    from planner.machine import Machine
+    from planner.recommend import Terms
 
 TARGET: Final = (
     Flag("--tokens-per-s", "30", "output tokens per second of each request, instead of --tpot"),
@@ -38,39 +40,18 @@ def register(parser: Parser) -> None:
 
 def run(args: Namespace) -> int:
     """Print the ways. 0 when one of them, or the machine at hand, meets the target; else 1."""
-    from moeplan.cli.cost import positive, prices_of
-    from moeplan.pipeline import GENERATED_BY, read_model
-    from planner.build import build_request
-    from planner.machine import Machine
-    from planner.offers import hours, purchases, rents
+    from moeplan.cli.cost import prices_of
+    from moeplan.recommending import recommended
     from planner.options import Options
-    from planner.quantities import parse_count
-    from planner.recommend import Terms, recommend
-    from planner.search import no_collection
-    from planner.upgrades import have_report, machine_at_hand
 
     given = {name: value for name, value in options_of(args).items() if name != "top"}
-    rate = positive(args.tokens_per_s, "--tokens-per-s")
-    if rate is not None:
-        if args.tpot is not None:
-            raise BadRequest("--tokens-per-s cannot be combined with --tpot: one is the inverse of the other")
-        given["tpot"] = f"{1e3 / rate:.9f}ms"
-    terms = Terms(
-        hours(args.hours_per_day),
-        positive(args.years, "--years") or 3.0,
-        parse_count(args.top, "--top", high=20) if args.top is not None else 3,
-    )
+    given |= tokens_per_s(args)
+    terms = terms_of(args)
     prices = prices_of(args.prices)
-    machine = machine_at_hand(_machine(args.have)) if args.have is not None else None
-    with no_collection(), progress_bar("searching") as progress:
-        request = build_request(
-            Options(args.model, **given), read_model(args.model), machine or Machine((), None, "flags"), exact=False
-        )
-        have = have_report(request, prices) if machine is not None else None
-        report = recommend(
-            replace(request, machine=Machine((), None, "flags")), tuple(rents(prices)), tuple(purchases(prices)),
-            prices, terms, have, date.today(), GENERATED_BY, progress,
-        )  # fmt: skip
+    machine = _at_hand(args.have) if args.have is not None else None
+    with progress_bar("searching") as progress:
+        report = recommended(Options(args.model, **given), terms, prices, machine, progress)
+    have = report.have
     if args.json:
         print_json(report.to_json())
         print_remarks("warning", report.warnings)
@@ -82,10 +63,41 @@ def run(args: Namespace) -> int:
     return 0 if report.rent or report.buy or (have is not None and have.meets_target) else 1
 
 
-def _machine(text: str) -> dict[str, Any]:
+def tokens_per_s(args: Namespace) -> dict[str, str]:
+    """``--tokens-per-s`` as the option that it is the inverse of. Raises ``BadRequest``."""
+    from moeplan.cli.cost import positive
+
+    rate = positive(args.tokens_per_s, "--tokens-per-s")
+    if rate is None:
+        return {}
+    if args.tpot is not None:
+        raise BadRequest("--tokens-per-s cannot be combined with --tpot: one is the inverse of the other")
+    return {"tpot": f"{1e3 / rate:.9f}ms"}
+
+
+def terms_of(args: Namespace) -> Terms:
+    """How the money is counted. Raises ``BadRequest``."""
+    from moeplan.cli.cost import positive
+    from planner.offers import hours
+    from planner.quantities import parse_count
+    from planner.recommend import Terms
+
+    return Terms(
+        hours(args.hours_per_day),
+        positive(args.years, "--years") or 3.0,
+        parse_count(args.top, "--top", high=20) if args.top is not None else 3,
+    )
+
+
+def _at_hand(text: str) -> Machine:
+    """The machine of ``--have``, whose first word is what ``--gpu`` takes. Raises ``BadRequest``."""
     from moeplan.cli.grid import _described
+    from planner.upgrades import machine_at_hand
 
     try:
-        return _described(text)
+        return machine_at_hand(_described(text))
     except BadRequest as error:
-        raise BadRequest(str(error).replace("--machine", "--have", 1)) from None
+        said = str(error)
+        if said.startswith("--machine "):
+            raise BadRequest(said.replace("--machine", "--have", 1)) from None
+        raise BadRequest(f"--have: {said.removeprefix('--gpu: ')}") from None

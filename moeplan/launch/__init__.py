@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FORMATS: Final = ("shell", "compose", "kubernetes", "slurm", "systemd")
 README: Final = "README.md"
+BESIDE: Final = (README, "ask.sh", "ask.py")
+"""Files that start nothing."""
 _LAUNCH_FILE: Final = re.compile(
     r"(launch|compose)(-rank-[0-9]+)?\.(sh|yaml)|job\.sbatch|kubernetes\.yaml|[a-z0-9-]+\.service"
 )
@@ -28,7 +30,8 @@ def launch_files(plan: Plan, candidate: Candidate, kind: str, wish: Wish, node: 
     Raises ``BadRequest`` for a format or a node that there is not, and for what no file should hold.
     """
     from moeplan.launch.deployment import deployment_of, file_name
-    from moeplan.launch.readme import readme
+    from moeplan.launch.quick_start import quick_start
+    from moeplan.launch.readme import base_url, readme
 
     if kind not in FORMATS:
         raise BadRequest(f"--format: {shortened(kind)} is not allowed; {', '.join(FORMATS)} are")
@@ -52,7 +55,7 @@ def launch_files(plan: Plan, candidate: Candidate, kind: str, wish: Wish, node: 
             for stem, suffix in (("launch", ".sh"), ("compose", ".yaml"), (deployment.name, ".service"))
         }
         files = {name: text for name, text in files.items() if name not in others}
-    return {**files, README: readme(deployment, kind)}
+    return {**files, **quick_start(deployment, base_url(deployment, kind)), README: readme(deployment, kind)}
 
 
 def left_over(before: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:

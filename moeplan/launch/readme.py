@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from moeplan.launch.containers import WEIGHTS_MOUNT
 from moeplan.launch.deployment import TRUST, Deployment, file_name, remarks
 from moeplan.launch.kubernetes import API_KEY, HUB_TOKEN, LEADER_WORKER_SET, MANIFEST, service_name
+from moeplan.launch.quick_start import PYTHON, SHELL, endpoints
 from moeplan.launch.requests import curl_lines, python_lines
 from moeplan.launch.shell_text import HEAD_ADDRESS, MODEL_FOLDER, REQUIRED
 from moeplan.launch.slurm import JOB
@@ -269,21 +270,24 @@ def _check(deployment: Deployment, kind: str) -> Iterator[str]:
         yield f"    kubectl port-forward service/{service_name(deployment)} {deployment.port}:{deployment.port} &"
         secret = f"kubectl get secret {deployment.name} -o jsonpath='{{.data.{API_KEY}}}'"
         yield f'    export {serving.api_key_variable}="$({secret} | base64 -d)"'
-    yield f"    curl --fail {_base(deployment, kind)}{serving.health}"
+    yield f"    curl --fail {base_url(deployment, kind)}{serving.health}"
     yield ""
     yield "What the engine reports of its memory, beside the plan: `moeplan observe LOG`."
 
 
-def _base(deployment: Deployment, kind: str) -> str:
+def base_url(deployment: Deployment, kind: str) -> str:
+    """Where a client reaches the server, without a path."""
     host = "127.0.0.1" if kind == "kubernetes" else deployment.client_host
     return f"http://{host}:{deployment.port}"
 
 
 def _ask(deployment: Deployment, kind: str) -> Iterator[str]:
     modes: tuple[ChatMode | None, ...] = deployment.serving.chat or (None,)
-    base = _base(deployment, kind)
+    base = base_url(deployment, kind)
     yield ""
     yield "## Ask"
+    yield ""
+    yield from _ready(deployment, base)
     for mode in modes:
         yield ""
         if mode is not None:
@@ -303,6 +307,18 @@ def _ask(deployment: Deployment, kind: str) -> Iterator[str]:
         yield ""
         yield "Thoughts come in `reasoning_content` (`reasoning` in newer engines) before `content`; `max_tokens` must"
         yield "be enough for both. Calls of tools come as `tool_calls`."
+
+
+def _ready(deployment: Deployment, base: str) -> Iterator[str]:
+    """The two programs that ask, here and where else the model is hosted."""
+    here, *hosted = endpoints(deployment, base)
+    what = [*here.modes, "stream", "tools", *(["image"] if here.images else [])]
+    yield f"`./{SHELL} local WHAT` (curl) and `python3 {PYTHON} local WHAT` (`pip install openai`) ask in every way;"
+    yield f"WHAT is {', '.join(what[:-1])} or {what[-1]}." + ("" if here.images else " This start serves no pictures.")
+    if hosted:
+        listed = ", ".join(f"`{one.name}` ({printable(one.about)}, `{one.key_variable}`)" for one in hosted)
+        yield f"The same of a hosted API, with its key in the environment: {listed}."
+        yield from (f"`{one.name}`: {printable(one.remark)}." for one in hosted if one.remark)
 
 
 def _keep(deployment: Deployment) -> Iterator[str]:

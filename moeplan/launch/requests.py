@@ -53,22 +53,22 @@ def python_lines(deployment: Deployment, mode: ChatMode | None, base: str) -> It
     yield ")"
     yield "answer = client.chat.completions.create("
     for name, value in body.items():
-        yield f"    {name}={_python(value)},"
+        yield f"    {name}={python_text(value)},"
     if extra:
-        yield f"    extra_body={_python(extra)},"
+        yield f"    extra_body={python_text(extra)},"
     yield ")"
     yield "message = answer.choices[0].message"
     yield "print(message.content)"
 
 
-def _python(value: object) -> str:
+def python_text(value: object) -> str:
     """The value as Python text, in double quotes.
 
-    >>> print(_python({"thinking": [True, "it's"]}))
+    >>> print(python_text({"thinking": [True, "it's"]}))
     {"thinking": [True, "it's"]}
     """
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_python(key)}: {_python(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{python_text(key)}: {python_text(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(_python(each) for each in value) + "]"
+        return "[" + ", ".join(python_text(each) for each in value) + "]"
     return json.dumps(value) if isinstance(value, str) else repr(value)

@@ -99,9 +99,9 @@ def split_blocks(
     """
     tp = config.tp // config.dp if config.attention_dp else config.tp
     key = ("split blocks", tp, ranks, config.ep, config.version, config.engine)
-    if key not in release.memo:
-        release.memo[key] = _first_split(release, tp, 1 if config.ep > 1 else ranks, facts, config.version)
-    found: tuple[str, str] | None = release.memo[key]
+    if key not in release.kept:
+        release.kept[key] = _first_split(release, tp, 1 if config.ep > 1 else ranks, facts, config.version)
+    found: tuple[str, str] | None = release.kept[key]
     return found
 
 
@@ -130,9 +130,9 @@ def advice(request: Request, release: PricedRelease, config: Config, facts: Engi
     assert config.group is not None
     vendor = config.group.gpu.vendor
     key = ("advice", config.engine, config.version, vendor, config.tp, config.dp, config.ep, config.attention_dp)
-    found: tuple[str, ...] | None = release.memo.get(key)
+    found: tuple[str, ...] | None = release.kept.get(key)
     if found is None:
-        found = release.memo[key] = tuple(_advice(request.model, release, config, vendor, facts))
+        found = release.kept[key] = tuple(_advice(request.model, release, config, vendor, facts))
     return found
 
 

@@ -31,6 +31,8 @@ class PoolEngine(Protocol):
 
     def refused_nodes(self, config: Config) -> tuple[str, str] | None: ...
 
+    def most_usable(self, request: Request, config: Config) -> int: ...
+
 
 def layouts(
     engine: PoolEngine, request: Request, release: PricedRelease, *, attention_dp: bool

@@ -118,7 +118,7 @@ class KTransformers:
         whole = routed_expert_bytes(release)
         expert_layer = sum([shard.expert for shard in shards.layers])
         on_gpu = expert_layer * config.gpu_experts_per_layer
-        always = sum([shard.always for shard in shards.layers]) + shards.embedding + shards.lm_head + shards.norms
+        always = shards.always + shards.embedding + shards.lm_head + shards.norms
         always += 0 if config.text_only else shards.vision
         overhead, prefill = (
             facts.at("gpu_overhead_bytes", config.version),

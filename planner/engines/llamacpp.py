@@ -13,9 +13,12 @@ from planner.engines.llamacpp_ledger import ASSUMED_HIGH, ASSUMED_LOW, ROUTED, g
 from planner.engines.llamacpp_placement import (
     Placement,
     Reads,
+    Space,
+    Sums,
     balanced,
     fewest_in_ram,
-    placed_with,
+    placement_in,
+    space_with,
     spread,
     sums_of,
 )
@@ -127,17 +130,17 @@ class LlamaCpp:
         Where the only GPU has no room for the copies of experts that prompts take, it does without. Of several choices
         of unequal GPUs the one with the fewest experts in RAM is taken, of these the quickest.
         """
-        orders = [(order, tuple([gpus[place] for place in order])) for order in _orders(gpus)]
+        orders = [(order, tuple([gpus[place] for place in order])) for order in orders_of(gpus)]
         for pessimistic in (True, False):
             for options in ((), (NO_OFFLOAD,)) if len(gpus) == 1 and not gpus[0].unified else ((),):
                 tried = config._replace(options=options)
                 found = []
                 for order, ordered in orders:
-                    placed = self._place(request, release, tried, work, ordered, pessimistic)
-                    if placed is not None:
-                        found.append((placed, order, ordered))
+                    space = self._space(request, release, tried, work, ordered, pessimistic)
+                    if space is not None:
+                        found.append((space, order, ordered))
                 if found:
-                    placed, order = self._quickest(request, release, tried, work, found, pessimistic)
+                    placed, order = _quickest(request, tried, work, found)
                     return _ordered(tried, gpus, order)._replace(
                         placement=placed.layers, cpu_expert_layers=placed.on_cpu
                     )
@@ -149,27 +152,7 @@ class LlamaCpp:
             cpu_expert_layers=on_cpu if wanted is None else min(wanted, layers),
         )
 
-    def _quickest(
-        self,
-        request: Request,
-        release: PricedRelease,
-        config: Config,
-        work: Work,
-        found: list[tuple[Placement, tuple[int, ...], tuple[Gpu, ...]]],
-        pessimistic: bool,
-    ) -> tuple[Placement, tuple[int, ...]]:
-        """Of the orders with the fewest experts in RAM the one whose quickest placement is the quickest."""
-        if len(found) == 1 and len({gpu.bandwidth for gpu in found[0][2]}) == 1:
-            return found[0][:2]
-        fewest = min([placed.on_cpu for placed, _, _ in found])
-        timed = []
-        for placed, order, gpus in found:
-            if placed.on_cpu == fewest:
-                reads = _reads(request, config, work, gpus)
-                timed.append((self._place(request, release, config, work, gpus, pessimistic, reads) or placed, order))
-        return min(timed, key=lambda one: one[0].seconds)
-
-    def _place(
+    def _space(
         self,
         request: Request,
         release: PricedRelease,
@@ -177,36 +160,40 @@ class LlamaCpp:
         work: Work,
         gpus: tuple[Gpu, ...],
         pessimistic: bool,
-        reads: Reads | None = None,
-    ) -> Placement | None:
-        """A placement whose ledgers have room when everything uncertain goes badly, or well.
-
-        ``reads`` decides between unequal GPUs.
-        """
+    ) -> Space | None:
+        """Where ledgers have room when everything uncertain goes badly, or well."""
         # What the ledger may count is what has to fit, so weights of an assumed mixture are placed at that size.
         factor = 1.0 if release.tensors.evidence == "exact" else ASSUMED_HIGH if pessimistic else ASSUMED_LOW
         weights, wanted = work.weights, request.settings.n_cpu_moe
-        layers = len(weights.layers)
+        layers, head = len(weights.layers), weights.head * factor
+        sums = _sums(work, factor)
         if gpus[0].unified:
             # RAM is the same memory: nothing is gained by keeping experts there.
-            return Placement((layers,), min(wanted or 0, layers))
-        always = [size * factor + kv for size, kv in zip(weights.always, work.kv, strict=True)]
-        sums, head = sums_of(always, [size * factor for size in weights.experts]), weights.head * factor
+            return Space(sums, min(wanted or 0, layers), (), head)
         if wanted is not None:
             on_cpu = min(wanted, layers)
-            caps = self._caps(config, work, gpus, on_cpu, pessimistic)
-            return placed_with(sums, on_cpu, caps, head, reads)
+            return space_with(sums, on_cpu, self._caps(config, work, gpus, on_cpu, pessimistic), head)
         if NO_OFFLOAD not in config.options:
-            caps = self._caps(config, work, gpus, 0, pessimistic)
-            placed = placed_with(sums, 0, caps, head, reads)
-            if placed is not None:
-                return placed
+            space = space_with(sums, 0, self._caps(config, work, gpus, 0, pessimistic), head)
+            if space is not None:
+                return space
         caps = self._caps(config, work, gpus, layers, pessimistic)
-        return fewest_in_ram(sums, weights.first_routed, caps, head, reads)
+        return fewest_in_ram(sums, weights.first_routed, caps, head)
 
     def _caps(self, config: Config, work: Work, gpus: tuple[Gpu, ...], on_cpu: int, pessimistic: bool) -> list[float]:
         """Bytes that each GPU has for weights and KV cache when the first ``on_cpu`` layers keep experts in RAM."""
         context = self.facts.at("gpu_context_bytes", config.version)
+        taken = self._taken(config, work, gpus, on_cpu, pessimistic)
+        if pessimistic:
+            return [gpu.visible_low - context.high - size for gpu, size in zip(gpus, taken, strict=True)]
+        return [gpu.visible_high - context.low - size for gpu, size in zip(gpus, taken, strict=True)]
+
+    def _taken(self, config: Config, work: Work, gpus: tuple[Gpu, ...], on_cpu: int, pessimistic: bool) -> list[float]:
+        """Bytes of the buffers on each GPU, whichever of equal makers it is."""
+        key = ("taken", len(gpus), gpus[0].vendor, gpus[0].unified, on_cpu, config.options, pessimistic)
+        found: list[float] | None = work.kept.get(key)
+        if found is not None:
+            return found
         last, layers = len(gpus) - 1, range(len(work.weights.layers))
         # The GPUs between the first and the last compute alike.
         taken = []
@@ -215,10 +202,8 @@ class LlamaCpp:
             compute, pool = gpu_rooms(work, share, self.facts, config.version)
             rooms = (compute, pool) if gpus[0].vendor in PIPELINE_VENDORS else (compute,)
             taken.append(sum([room.high if pessimistic else room.low for room in rooms]))
-        taken = [taken[0], *taken[1:2] * (last - 1), *taken[-1:]][: last + 1]
-        if pessimistic:
-            return [gpu.visible_low - context.high - size for gpu, size in zip(gpus, taken, strict=True)]
-        return [gpu.visible_high - context.low - size for gpu, size in zip(gpus, taken, strict=True)]
+        found = work.kept[key] = [taken[0], *taken[1:2] * (last - 1), *taken[-1:]][: last + 1]
+        return found
 
     def _priced(self, request: Request, config: Config, devices: list[Device], work: Work) -> Priced:
         result, demand = verdict(devices), request.demand
@@ -249,7 +234,31 @@ class LlamaCpp:
         return launch_spec(request, release, config, self.facts)
 
 
-def _orders(gpus: tuple[Gpu, ...]) -> list[tuple[int, ...]]:
+def _sums(work: Work, factor: float) -> Sums:
+    """Bytes of the first layers, weights times ``factor``."""
+    found: Sums | None = work.kept.get(("sums", factor))
+    if found is None:
+        always = [size * factor + kv for size, kv in zip(work.weights.always, work.kv, strict=True)]
+        found = work.kept["sums", factor] = sums_of(always, [size * factor for size in work.weights.experts])
+    return found
+
+
+def _quickest(
+    request: Request, config: Config, work: Work, found: list[tuple[Space, tuple[int, ...], tuple[Gpu, ...]]]
+) -> tuple[Placement, tuple[int, ...]]:
+    """Of the orders with the fewest experts in RAM the one whose quickest placement is the quickest."""
+    if len(found) == 1 and len({gpu.bandwidth for gpu in found[0][2]}) == 1:
+        return placement_in(found[0][0]), found[0][1]
+    fewest = min([space.on_cpu for space, _, _ in found])
+    timed = [
+        (placement_in(space, _reads(request, config, work, gpus)), order)
+        for space, order, gpus in found
+        if space.on_cpu == fewest
+    ]
+    return min(timed, key=lambda one: one[0].seconds)
+
+
+def orders_of(gpus: tuple[Gpu, ...]) -> list[tuple[int, ...]]:
     """GPUs in an order, by their places: all as listed; of unequal ones also the slowest first, and the fastest first
     with all slower ones or only some, since a token may be quicker without those.
     """

@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from itertools import groupby
 from typing import Final, NamedTuple
 
-from planner.engines.llamacpp_allocator import Graph, peak_bytes
+from planner.engines.llamacpp_allocator import ENDLESS, Graph, Peak, furthest_end, peak_around, peak_bytes, steps_of
 from planner.engines.llamacpp_layers import (
     F16,
     F32,
@@ -302,7 +302,50 @@ def compute_bytes(shape: GraphShape, batch: Batch, share: Share) -> int:
     >>> compute_bytes(k25, Batch(512, 4, 8192), Share(layers, alone=True))
     299907104
     """
-    return peak_bytes(micro_batch(shape, batch, share), HOST_ALIGNMENT if share.alone else GPU_ALIGNMENT)
+    placed = _placed(shape, batch, share._replace(copied_bytes=COPIED) if share.copied_bytes else share)
+    return placed.bytes_for(_aligned(share.copied_bytes, placed.alignment))
+
+
+COPIED: Final = -1
+"""Stands for the size of copied experts, in which releases differ that otherwise have the same graph."""
+
+
+class _Placed:
+    """The graph of a share with the peaks that were found of it."""
+
+    def __init__(self, graph: Graph, alignment: int) -> None:
+        self.alignment = alignment
+        self._steps = steps_of(graph)
+        self._copied = frozenset([number for number, size in enumerate(graph.bytes) if size == COPIED])
+        self._sizes = [-(-size // alignment) * alignment for size in graph.bytes]
+        self._start = sum([_aligned(size, alignment) for size in graph.kept])
+        self._peaks: list[Peak] = []
+
+    def bytes_for(self, copied_bytes: int) -> int:
+        """The peak with copied experts of that many bytes."""
+        for peak in self._peaks:
+            if peak.low <= copied_bytes <= peak.high:
+                return peak.bytes_for(copied_bytes)
+        if self._copied:
+            found = peak_around(self._steps, self._sizes, self._start, self._copied, copied_bytes)
+        else:
+            end = furthest_end(self._steps, self._sizes, self._start)
+            found = Peak(0, ENDLESS, 0, end, 0)
+        self._peaks = [*self._peaks[-MOST_PEAKS:], found]
+        return found.end
+
+
+MOST_PEAKS: Final = 32
+"""Peaks of a graph that are kept, each for a range of sizes; one or two are the rule."""
+
+
+@lru_cache(maxsize=1024)
+def _placed(shape: GraphShape, batch: Batch, share: Share) -> _Placed:
+    return _Placed(micro_batch(shape, batch, share), HOST_ALIGNMENT if share.alone else GPU_ALIGNMENT)
+
+
+def _aligned(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
 
 
 @lru_cache(maxsize=4096)

@@ -46,13 +46,23 @@ def sums_of(always: Iterable[float], experts: Iterable[float]) -> Sums:
     return Sums(fixed, routed, list(map(add, fixed, routed)))
 
 
-def fewest_in_ram(
-    sums: Sums, first_routed: int, caps: Sequence[float], head: float, reads: Reads | None = None
-) -> Placement | None:
-    """The placement with the fewest layers' experts in RAM, at least those of the first layer that has any.
+class Space(NamedTuple):
+    """Layers that have room on the GPUs with the experts of the first ``on_cpu`` ones in RAM.
 
-    ``caps`` are the bytes each GPU has for layers, ``head`` is what the last one holds beside them, ``reads`` what a
-    token reads where GPUs are unequal. None when not even all experts in RAM would do.
+    ``caps`` are the bytes each GPU has for layers, ``head`` is what the last one holds beside them. One device that
+    shares its memory with the CPU has no ``caps``: it takes all layers.
+    """
+
+    sums: Sums
+    on_cpu: int
+    caps: Sequence[float]
+    head: float
+
+
+def fewest_in_ram(sums: Sums, first_routed: int, caps: Sequence[float], head: float) -> Space | None:
+    """The fewest layers' experts in RAM, at least those of the first layer that has any.
+
+    None when not even all experts in RAM would do.
     """
     low, high = first_routed + 1, len(sums.always) - 1
     if low > high or _fill(sums, high, caps, head) is None:
@@ -63,25 +73,24 @@ def fewest_in_ram(
             low = middle + 1
         else:
             high = middle
-    return _placement(sums, high, caps, head, reads)
+    return Space(sums, high, caps, head)
 
 
-def placed_with(
-    sums: Sums, on_cpu: int, caps: Sequence[float], head: float, reads: Reads | None = None
-) -> Placement | None:
-    """The placement with the experts of the first ``on_cpu`` layers in RAM; None without room."""
-    if _fill(sums, on_cpu, caps, head) is None:
-        return None
-    return _placement(sums, on_cpu, caps, head, reads)
+def space_with(sums: Sums, on_cpu: int, caps: Sequence[float], head: float) -> Space | None:
+    """With the experts of the first ``on_cpu`` layers in RAM; None without room."""
+    return None if _fill(sums, on_cpu, caps, head) is None else Space(sums, on_cpu, caps, head)
 
 
-def _placement(sums: Sums, on_cpu: int, caps: Sequence[float], head: float, reads: Reads | None) -> Placement:
-    """GPUs filled alike, or each layer where a token is quickest."""
-    even = _even(sums, on_cpu, caps, head)
+def placement_in(space: Space, reads: Reads | None = None) -> Placement:
+    """GPUs filled alike, or where ``reads`` says what a token reads and they are unequal, as a token is quickest."""
+    sums, on_cpu, caps, head = space
+    if not caps:
+        return Placement((len(sums.always) - 1,), on_cpu)
     if reads is None:
-        return Placement(even, on_cpu)
+        return Placement(_even(sums, on_cpu, caps, head), on_cpu)
     layers = quickest(sums, on_cpu, caps, head, reads) if len(set(reads.rates)) > 1 else None
-    return Placement(layers or even, on_cpu, reads.seconds(layers or even, on_cpu))
+    layers = layers or _even(sums, on_cpu, caps, head)
+    return Placement(layers, on_cpu, reads.seconds(layers, on_cpu))
 
 
 class Reads(NamedTuple):
@@ -153,8 +162,8 @@ def balanced(
     >>> balanced([1.0] * 6, [9.0] * 6, 2, [40.0, 80.0], 5.0)
     (3, 3)
     """
-    placed = placed_with(sums_of(always, experts), min(on_cpu, len(always)), caps, head)
-    return placed.layers if placed else None
+    space = space_with(sums_of(always, experts), min(on_cpu, len(always)), caps, head)
+    return placement_in(space).layers if space else None
 
 
 def spread(layers: int, gpus: int) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, groupby
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from planner.engines.base import Config
 from planner.engines.llamacpp_cache import Cells, cells_of, kv_bytes_per_layer
@@ -52,21 +52,21 @@ class Room(NamedTuple):
 
 
 class Work(NamedTuple):
-    """A configuration before it is placed; ``kv`` is bytes per layer. ``rooms`` keeps what ``gpu_rooms`` has found."""
+    """A configuration before it is placed; ``kv`` is bytes per layer. ``kept`` is what was found of it so far."""
 
     weights: Weights
     cells: Cells
     kv: list[int]
     gpu_batch: Batch
     cpu_batch: Batch
-    rooms: dict[Share, tuple[Room, Room]]
+    kept: dict[Any, Any]
 
 
 def weights_of(request: Request, release: PricedRelease) -> Weights:
     """The weights of a release by layer."""
-    found = release.memo.get("llama.cpp weights")
+    found = release.kept.get("llama.cpp weights")
     if found is None:
-        found = release.memo["llama.cpp weights"] = _weights(request.model, release)
+        found = release.kept["llama.cpp weights"] = _weights(request.model, release)
     return found
 
 
@@ -170,9 +170,9 @@ def _is_quantized(dtype: str) -> bool:
 
 def gpu_rooms(work: Work, share: Share, facts: EngineFacts, version: str) -> tuple[Room, Room]:
     """The compute buffer of a GPU, and what CUDA takes beside it for activations that it quantizes."""
-    found = work.rooms.get(share)
+    found: tuple[Room, Room] | None = work.kept.get(share)
     if found is None:
-        found = work.rooms[share] = (
+        found = work.kept[share] = (
             _compute_room(work, share, facts, version),
             _pool_room(work, share, facts, version),
         )

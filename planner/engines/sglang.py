@@ -84,9 +84,7 @@ class Sglang:
         group = config.group
         assert group is not None
         gpu, facts, version = group.gpu, self.facts, config.version
-        fraction = config.utilization or default_fraction(
-            request.model, config, facts, graphs=not request.settings.enforce_eager
-        )
+        fraction = self._fraction(request, config)
         shards = shards_of(request, release, config, vision_sharded=False)
         before, growth = self._start(config, gpu)
         # SGLang prints what loading took of the device, so that on ROCm the growth is part of its weights.
@@ -101,7 +99,7 @@ class Sglang:
         usable = [
             int((gpu.visible - before.value) * fraction),
             int((gpu.visible_low - before.high) * fraction),
-            int((gpu.visible_high - before.low) * fraction),
+            self.most_usable(request, config),
         ]
         stages = []
         for stage in range(config.pp):
@@ -113,6 +111,17 @@ class Sglang:
         pool, devices = pool_and_devices(request, release, config, shards, stages, page)
         warnings = [*advice(request, release, config, facts)]
         return fit(request, config._replace(utilization=fraction), shards, pool, devices, warnings)
+
+    def most_usable(self, request: Request, config: Config) -> int:
+        """Bytes of a GPU that it uses at most."""
+        assert config.group is not None
+        gpu = config.group.gpu
+        return int((gpu.visible_high - self._start(config, gpu)[0].low) * self._fraction(request, config))
+
+    def _fraction(self, request: Request, config: Config) -> float:
+        """``mem_fraction_static``."""
+        graphs = not request.settings.enforce_eager
+        return config.utilization or default_fraction(request.model, config, self.facts, graphs=graphs)
 
     def _start(self, config: Config, gpu: Gpu) -> tuple[Fact, Fact]:
         """Bytes gone before the free memory is measured, and those that loading takes beside weights."""

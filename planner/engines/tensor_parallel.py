@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from planner.engines.base import Config, Pool, Priced
 from planner.kv import bytes_per_token, layout_name, sequence_bytes
-from planner.ledger import Device, Entry, exact, ranged, verdict
+from planner.ledger import Device, DeviceKind, Entry, exact, ranged, verdict
 from planner.machine import Gpu
 from planner.request import PricedRelease, Request
 from planner.sharding import ExpertPadding, ShardTable, build_shards, padded_vocabulary, stage_layers
@@ -18,6 +18,9 @@ from profiles.model import ModelSpec
 
 CHECKPOINT = "tensor list of the release"
 GGUF_REASON = "GGUF files are for llama.cpp and KTransformers"
+ASSUMED_LOW = 0.98
+ASSUMED_HIGH = 1.02
+"""Range of weights whose tensor types are not exactly known."""
 
 
 class Ranks(NamedTuple):
@@ -52,9 +55,9 @@ def shards_of(
     """The shard table of a configuration, kept for the next one that divides alike."""
     ranks = ranks_of(config)
     key = ("shards", ranks, vision_sharded, padding)
-    found = release.memo.get(key)
+    found: ShardTable | None = release.kept.get(key)
     if found is None:
-        found = release.memo[key] = build_shards(
+        made = build_shards(
             request.model,
             release.tensors.groups,
             tp=ranks.tp,
@@ -64,6 +67,8 @@ def shards_of(
             scale=release.tensors.scale,
             padding=padding,
         )
+        # The first one made stays, whichever thread made it: entries of its weights are found by it.
+        found = release.kept.setdefault(key, made)
     return found
 
 
@@ -115,7 +120,7 @@ def weight_entries(
     model = request.model
     first, stop = stages_of(model, config)[stage]
     key = ("weights", ranks_of(config), config.pp, first, stop, config.text_only, id(shards), copies_projection)
-    found = release.memo.get(key)
+    found = release.kept.get(key)
     if found is not None:
         return list(found)
     experts = sum([shard.expert * shard.experts for shard in shards.layers[first:stop]])
@@ -130,7 +135,9 @@ def weight_entries(
         if evidence == "exact":
             entries.append(exact("weights", what, size, formula, CHECKPOINT))
         else:
-            entries.append(ranged("weights", what, size, size * 0.98, size * 1.02, formula, CHECKPOINT, "assumed"))
+            entries.append(
+                ranged("weights", what, size, size * ASSUMED_LOW, size * ASSUMED_HIGH, formula, CHECKPOINT, "assumed")
+            )
 
     where = (
         f"{shards.experts_on_rank} whole experts per layer" if config.ep > 1 else "each expert divided over the ranks"
@@ -161,7 +168,7 @@ def weight_entries(
                 "2 x layers x heads / tp x (nope + v) x kv_lora_rank", "kv_b kept in the form decode uses, bf16",
             )
         )  # fmt: skip
-    release.memo[key] = tuple(entries)
+    release.kept[key] = tuple(entries)
     return entries
 
 
@@ -237,7 +244,8 @@ def pool_and_devices(
     budget = budget_low = budget_high = tokens = tokens_low = None
     per_token_worst, context_bytes, required_bytes, sequence = 0.0, 0, 0, 0
     layers = stages_of(model, config)
-    name = layout_name(model)
+    name = f"KV cache, {layout_name(model)} {config.kv_dtype}"
+    kind: DeviceKind = "unified" if gpu.unified else "gpu"
     world = config.tp if config.attention_dp else config.tp * config.dp
     for stage, (entries, usable, usable_low, usable_high) in enumerate(stages):
         first, stop = layers[stage]
@@ -256,19 +264,11 @@ def pool_and_devices(
         sequence = max(sequence, one)
         wanted = needed if request.workload_given else whole
         required_bytes = max(required_bytes, wanted)
-        entries.append(
-            exact(
-                "kv_cache",
-                f"KV cache, {name} {config.kv_dtype}",
-                wanted,
-                "bytes per token and rank x tokens",
-                "KV geometry of the model",
-            )
-        )
+        entries.append(exact("kv_cache", name, wanted, "bytes per token and rank x tokens", "KV geometry of the model"))
         devices.append(
             Device(
                 0,
-                "unified" if gpu.unified else "gpu",
+                kind,
                 stage * world,
                 world,
                 gpu.name,

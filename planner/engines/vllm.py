@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final, Literal
 
 from formulas.units import GIB
@@ -54,6 +55,28 @@ def capture_sizes(sequences: int, limit: int = 512) -> int:
     largest = min(2 * sequences, limit)
     small = sum(size <= largest for size in (1, 2, 4))
     return small + len(range(8, min(largest, 255) + 1, 8)) + len(range(256, largest + 1, 16))
+
+
+@lru_cache(maxsize=1024)
+def _graphs(version: str, sequences: int, layers: int, moe: bool, kind: str, amd: bool) -> Entry:
+    facts = load_engine("vllm")
+    sizes = capture_sizes(sequences, int(facts.at(f"largest_graph{kind}", version).value))
+    parts = [
+        (facts.at("graph_constant_bytes", version), 1.0),
+        (facts.at("graph_bytes_per_size_and_layer", version), float(sizes * layers)),
+    ]
+    if moe:
+        parts.append((facts.at("graph_moe_bytes", version), 1.0))
+    factor = facts.at("graph_rocm_factor", version) if amd else None
+    times = (factor.value, factor.low, factor.high) if factor is not None else (1.0, 1.0, 1.0)
+    return ranged(
+        "compute", "CUDA graphs",
+        sum([fact.value * count for fact, count in parts]) * times[0],
+        sum([fact.low * count for fact, count in parts]) * times[1],
+        sum([fact.high * count for fact, count in parts]) * times[2],
+        f"constant + {sizes} sizes x {layers} layers (+ MoE)",
+        (factor or parts[0][0]).source,
+    )  # fmt: skip
 
 
 class Vllm:
@@ -133,10 +156,7 @@ class Vllm:
         gpu, facts, version = group.gpu, self.facts, config.version
         # vLLM takes its share of the whole GPU, and refuses to start where less than that is free.
         held = gpu.occupied
-        if not config.utilization:
-            default = facts.at("gpu_memory_utilization", version).value
-            free = int(100 * gpu.visible_low / (gpu.visible_low + held)) / 100 if held else 1.0
-            config = config._replace(utilization=min(default, free))
+        config = config._replace(utilization=self._utilization(config, gpu))
         shards = shards_of(
             request, release, config,
             vision_sharded=vision_is_sharded(request.model, config),
@@ -144,7 +164,7 @@ class Vllm:
         )  # fmt: skip
         usable = int((gpu.visible + held) * config.utilization)
         usable_low = int((gpu.visible_low + held) * config.utilization)
-        usable_high = int((gpu.visible_high + held) * config.utilization)
+        usable_high = self.most_usable(request, config)
         fixed = self._fixed_entries(request, release, config, gpu, shards)
         graphs = self._graph_entry(request, config, gpu)
         kind = "_rocm" if gpu.vendor == "amd" else ""
@@ -187,6 +207,20 @@ class Vllm:
             reason = f"other processes hold {held / 2**30:.1f} GiB: vLLM starts only where its whole share is free"
             return priced._replace(verdict="no", reason=reason)
         return priced
+
+    def most_usable(self, request: Request, config: Config) -> int:
+        """Bytes of a GPU that it uses at most."""
+        del request
+        assert config.group is not None
+        gpu = config.group.gpu
+        return int((gpu.visible_high + gpu.occupied) * self._utilization(config, gpu))
+
+    def _utilization(self, config: Config, gpu: Gpu) -> float:
+        """What was asked for, else the default, or less where other processes hold memory."""
+        if config.utilization:
+            return config.utilization
+        free = int(100 * gpu.visible_low / (gpu.visible_low + gpu.occupied)) / 100 if gpu.occupied else 1.0
+        return min(self.facts.at("gpu_memory_utilization", config.version).value, free)
 
     def _fixed_entries(
         self, request: Request, release: PricedRelease, config: Config, gpu: Gpu, shards: ShardTable
@@ -250,26 +284,11 @@ class Vllm:
         """CUDA graphs of every captured batch size."""
         if request.settings.enforce_eager:
             return None
-        facts = self.facts
         kind = "_blackwell" if int(gpu.cuda or 0) == DATA_CENTER_BLACKWELL else ""
-        sizes = capture_sizes(config.sequences, int(facts.at(f"largest_graph{kind}", config.version).value))
         layers = -(-request.model.layers // config.pp)
-        parts = [
-            (facts.at("graph_constant_bytes", config.version), 1.0),
-            (facts.at("graph_bytes_per_size_and_layer", config.version), float(sizes * layers)),
-        ]
-        if request.model.moe is not None:
-            parts.append((facts.at("graph_moe_bytes", config.version), 1.0))
-        factor = facts.at("graph_rocm_factor", config.version) if gpu.vendor == "amd" else None
-        times = (factor.value, factor.low, factor.high) if factor is not None else (1.0, 1.0, 1.0)
-        return ranged(
-            "compute", "CUDA graphs",
-            sum([fact.value * count for fact, count in parts]) * times[0],
-            sum([fact.low * count for fact, count in parts]) * times[1],
-            sum([fact.high * count for fact, count in parts]) * times[2],
-            f"constant + {sizes} sizes x {layers} layers (+ MoE)",
-            (factor or parts[0][0]).source,
-        )  # fmt: skip
+        return _graphs(
+            config.version, config.sequences, layers, request.model.moe is not None, kind, gpu.vendor == "amd"
+        )
 
     def launch(self, request: Request, release: PricedRelease, config: Config) -> LaunchSpec:
         """``vllm serve`` with the settings that make the plan true."""

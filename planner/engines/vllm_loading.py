@@ -24,10 +24,10 @@ def copies_projection(release: PricedRelease) -> bool:
 
     Source: vLLM 0.11.0 to 0.33.0 MLA attention, process_weights_after_loading.
     """
-    found = release.memo.get("copies projection")
+    found = release.kept.get("copies projection")
     if found is None:
         formats = {group.format for group in release.tensors.groups if group.role in MLA_PROJECTIONS}
-        found = release.memo["copies projection"] = bool(formats - {"bf16"})
+        found = release.kept["copies projection"] = bool(formats - {"bf16"})
     return bool(found)
 
 
@@ -39,9 +39,9 @@ def expert_padding(release: PricedRelease, gpu: Gpu, facts: EngineFacts, version
     if release.expert_format != "mxfp4":
         return None
     key = ("mxfp4", gpu.vendor, gpu.compute_capability, version)
-    found: ExpertPadding | None = release.memo.get(key)
+    found: ExpertPadding | None = release.kept.get(key)
     if found is None:
-        found = release.memo[key] = _padding(gpu, facts, version)
+        found = release.kept[key] = _padding(gpu, facts, version)
     return found
 
 

@@ -34,7 +34,8 @@ class CloudPrice(NamedTuple):
 class ApiPrice(NamedTuple):
     """A hosted model in US dollars per million tokens; ``cached_input`` None where it is not cheaper.
 
-    ``ends`` is the day on which the provider is reported to end this model, None where no end is announced.
+    ``provider_model`` is the provider's own name for it. ``ends`` is the day on which the provider is reported to end
+    this model, None where no end is announced.
     """
 
     provider: str
@@ -47,6 +48,7 @@ class ApiPrice(NamedTuple):
     note: str
     ends: str | None = None
     ends_source: str = ""
+    provider_model: str = ""
 
 
 class PurchasePrice(NamedTuple):
@@ -67,12 +69,14 @@ class PurchasePrice(NamedTuple):
 
 
 class MemoryPrice(NamedTuple):
-    """Main memory in US dollars per GiB. The project ships none: it found no sourced price."""
+    """Main memory in US dollars per GiB. ``cpus`` are the keys of CPU families that take it; empty is every one."""
 
     usd_per_gib_low: float
     usd_per_gib_high: float
     date: str
     source: str
+    item: str = "RAM"
+    cpus: tuple[str, ...] = ()
 
 
 class Prices(NamedTuple):
@@ -103,6 +107,7 @@ def _api(row: dict[str, Any]) -> ApiPrice:
         row["provider"], row.get("model", ""), _number(row, "usd_per_million_input_tokens"),
         _number(row, "usd_per_million_output_tokens"), _number(row, cached) if cached in row else None,
         row.get("date", ""), row["source"], row.get("note", ""), row.get("ends"), row.get("ends_source", ""),
+        row.get("provider_model", row.get("model", "")),
     )  # fmt: skip
 
 
@@ -115,8 +120,9 @@ def _purchase(row: dict[str, Any]) -> PurchasePrice:
 
 def _memory(row: dict[str, Any]) -> MemoryPrice:
     return MemoryPrice(
-        _number(row, "usd_per_gib_low"), _number(row, "usd_per_gib_high"), row.get("date", ""), row["source"]
-    )
+        _number(row, "usd_per_gib_low"), _number(row, "usd_per_gib_high"), row.get("date", ""), row["source"],
+        row.get("item", "RAM"), tuple(row.get("cpus", ())),
+    )  # fmt: skip
 
 
 def _number(row: dict[str, Any], name: str) -> float:
@@ -144,9 +150,15 @@ def purchase_prices() -> tuple[PurchasePrice, ...]:
     return tuple([_purchase(row) for row in _rows("purchase.toml")])
 
 
+@cache
+def memory_prices() -> tuple[MemoryPrice, ...]:
+    """Every known price of main memory."""
+    return tuple([_memory(row) for row in _rows("memory.toml")])
+
+
 def known_prices() -> Prices:
     """What the project ships."""
-    return Prices(cloud_prices(), api_prices(), purchase_prices())
+    return Prices(cloud_prices(), api_prices(), purchase_prices(), memory_prices())
 
 
 def prices_with(path: str) -> Prices:
@@ -154,7 +166,7 @@ def prices_with(path: str) -> Prices:
 
     The file has the tables ``[[cloud]]``, ``[[api]]``, ``[[purchase]]`` with the fields of ``profiles/prices/*.toml``,
     and ``[[memory]]`` with ``usd_per_gib_low`` and ``usd_per_gib_high``. A row replaces shipped ones of the same
-    provider and GPU, provider and model, or GPU; others stay. Raises ``BadPrices`` with one line.
+    provider and GPU, provider and model, or GPU, and memory all of it; others stay. Raises ``BadPrices`` with one line.
     """
     try:
         with Path(path).open("rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -9,7 +10,8 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +24,8 @@ from hwdetect.bench.measured import MeasuredPoint, MeasuredSeries
 from hwdetect.bench.providers import PROVIDERS
 from hwdetect.bench.worker import Worker
 from moeplan.bench_report import BenchReport, measured_series
-from moeplan.calibration import load_kernels, place_of, store_kernels
+from moeplan.calibration import load_kernels, store_kernels
+from moeplan.calibrations import place_of
 from moeplan.cli import main
 from moeplan.cli.schema import FOLDER
 from planner.errors import BadRequest
@@ -390,3 +393,47 @@ def test_where_a_calibration_lies_is_decided_by_the_machine(data: Path) -> None:
     kernels, notes = load_kernels("auto", here)
     assert kernels and not notes
     assert place_of("auto", fingerprint(here)) is not None
+
+
+def test_the_bench_screen_measures_the_plan_and_plans_with_what_it_kept(
+    measured: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from textual.pilot import Pilot
+    from textual.widgets import DataTable, Static
+
+    from moeplan.screens import program
+    from tui.app import MoeplanApp
+
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr(benching, "SECONDS", 0.0)
+    values = {"engine": "llama.cpp", "context": "512", "concurrency": "1", "input_tokens": "48", "output_tokens": "32"}
+    app = MoeplanApp(program(), {"model": str(measured.model), **values})
+
+    async def until(pilot: Pilot[None], holds: Callable[[], object]) -> None:
+        end = time.monotonic() + 300
+        while not holds():
+            assert time.monotonic() < end, app.screen.query_one("#status", Static).content
+            await pilot.pause(0.05)
+
+    async def script() -> None:
+        async with app.run_test(size=(120, 40)) as pilot:
+            plan: Any = app.screen
+            await until(pilot, lambda: plan.is_up_to_date)
+            before = plan.answer
+            evidence = before.plan.candidates[0].performance.evidence
+            assert evidence == "modelled"
+            plan.query_one(DataTable).focus()
+            await pilot.press("f5", "down", "enter")
+            status = app.screen.query_one("#status", Static)
+            await until(pilot, lambda: "The prediction" in str(status.content))
+            table = app.screen.query_one(DataTable)
+            kernels = {str(table.get_row_at(place)[0]) for place in range(table.row_count)}
+            assert kernels >= {one.kernel for one in before.plan.candidates[0].kernels}
+            assert not (tmp_path / "moeplan" / "calibrations").exists()
+            await pilot.press("u")
+            await until(pilot, lambda: "Kept in" in str(status.content))
+            assert list((tmp_path / "moeplan" / "calibrations").glob("*.json"))
+            await until(pilot, lambda: plan.is_up_to_date and plan.answer is not before)
+            assert plan.answer.plan.candidates[0].performance.evidence.startswith("calibrated: kernels of ")
+
+    asyncio.run(script())

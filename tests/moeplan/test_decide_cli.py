@@ -35,7 +35,10 @@ def test_a_recommendation_as_json_and_as_a_table(capsys: pytest.CaptureFixture[s
     assert value["rent"] and value["buy"] and value["api"] and value["have"]
     assert main(argv) == 0
     told = capsys.readouterr().out
-    for title in ("Rent, cheapest first", "Buy, cheapest first", "The machine at hand", "reported to end on"):
+    for title in (
+        "Rent, cheapest first", "Rent 1: ", "Buy, cheapest first", "Buy 1: ", "The machine at hand",
+        "reported to end on",
+    ):  # fmt: skip
         assert title in told
 
 
@@ -44,6 +47,51 @@ def test_tokens_per_s_is_the_inverse_of_tpot(capsys: pytest.CaptureFixture[str])
     value = answered(capsys, *argv, code=1, schema="recommend")
     target = value["target"]
     assert isinstance(target, dict) and target["tpot_s"] == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize(
+    "narrow",
+    [
+        [],
+        ["--engine", "sglang"],
+        ["--quant", "UD-Q2_K_XL"],
+        ["--engine", "vllm", "--kv-dtype", "fp8", "--tp", "8"],
+        ["--max-kld", "0.05", "--quality-suite", "thireus-kimi-k2.5", "--min-throughput", "100", "--images", "1"],
+    ],
+    ids=lambda narrow: " ".join(narrow) or "not narrowed",
+)
+def test_every_printed_command_plans_the_row_that_it_stands_in(
+    capsys: pytest.CaptureFixture[str], narrow: list[str]
+) -> None:
+    argv = ["recommend", "kimi-k2.5", "--concurrency", "8", "--tokens-per-s", "15", *narrow]
+    value = answered(capsys, *argv, schema="recommend")
+    ways = [*value["rent"], *value["buy"]]  # type: ignore[misc]
+    assert ways
+    for way in ways:
+        row = way["candidate"]
+        code = 0 if way["verdict"] == "fits" else 1
+        again = answered(capsys, "plan", "kimi-k2.5", *way["plan_flags"], code=code, schema="plan")
+        first = again["candidates"][0]  # type: ignore[index]
+        same = ("engine", "quantization", "parallel", "offload", "verdict", "kv_cache", "performance", "launch")
+        assert {key: first[key] for key in same} == {key: row[key] for key in same}, way["name"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "said"),
+    [
+        ("1xFOO", "--have: unknown GPU 'FOO'"),
+        ("1xA100", "--have: GPU 'A100' is not clear"),
+        ("1xRTX4090 --ram 256XB", "--have: --ram: '256XB' is not a size"),
+        ("", "--have '': write 8xH200"),
+    ],
+)
+def test_a_bad_machine_at_hand_names_the_flag_that_was_given(
+    capsys: pytest.CaptureFixture[str], machine: str, said: str
+) -> None:
+    assert main(["recommend", "kimi-k2.5", "--have", machine]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and len(told.err.splitlines()) == 1
+    assert told.err.startswith(f"moeplan: {said}") and "--gpu" not in told.err
 
 
 def test_a_cost_as_json_and_as_a_table(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,3 +76,20 @@ def test_a_plan_of_a_built_in_model_loads_no_reader_of_other_models() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     readers = {"moeplan.hub", "profiles.weights", "profiles.headers.gguf", "profiles.headers.safetensors"}
     assert readers & set(done.stderr.split()) == set()
+
+
+def test_a_plan_loads_no_other_report() -> None:
+    argv = ["plan", "kimi-k2.5", "--gpu", "8xH200", "--json"]
+    code = f"import sys, moeplan.cli as cli; cli.main({argv}); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    others = ("calculator", "check", "compare", "costing", "fleet", "grid", "memory_report", "recommend", "verify")
+    found = set(done.stderr.split())
+    assert {f"planner.{name}" for name in (*others, "calibrate", "findings", "simulate")} & found == set()
+    assert {
+        "hwdetect.bench.result",
+        "hwdetect.detect",
+        "hwdetect.serving",
+        "moeplan.launch",
+        "difflib",
+    } & found == set()
+    assert "planner.assemble" in found

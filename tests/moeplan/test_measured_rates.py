@@ -10,7 +10,8 @@ import pytest
 from hwdetect.bench.measured import MeasuredPoint, MeasuredSeries
 from hwdetect.inventory import Inventory, from_json, known, to_json
 from hwdetect.rates import disk_of
-from moeplan.calibration import fingerprint, place_of, store_kernels
+from moeplan.calibration import fingerprint, store_kernels
+from moeplan.calibrations import place_of
 from moeplan.measured_rates import with_measured_rates
 from planner.check import check
 from planner.findings import CheckReport

@@ -15,6 +15,7 @@ from moeplan.text import drawn
 from planner.plan import Plan
 from tests.moeplan.conftest import fitting
 from tui.knobs import KNOBS, turned
+from tui.latest import Stale
 from tui.program import Refused
 
 
@@ -84,6 +85,55 @@ def test_every_list_has_values_that_the_planner_takes(name: str) -> None:
         assert refusal.knob != name, refusal
 
 
+@pytest.mark.parametrize("kv_dtype", ["bf16", "fp8", "q8_0"])
+def test_curves_are_those_of_the_plan_in_words(kv_dtype: str) -> None:
+    values = {"model": "kimi-k2.5", "gpu": "8xH200", "kv_dtype": kv_dtype, "context": "96k", "concurrency": "3"}
+    row = replan(values, None, silent).rows[0]
+    assert row.candidate is not None
+    cache, by_context, by_load = program().curves(values, None, row.candidate, silent)
+    assert [line.name for line in cache.lines] == ["MLA", "GQA", "MHA"]
+    assert (cache.here, by_context.here, by_load.here) == (96 * 1024, 96 * 1024, 3)
+    for curve in (cache, by_context, by_load):
+        places = [place for line in curve.lines for place, _ in line.points]
+        assert curve.here in places
+        assert {place for place, _ in curve.ticks} <= set(places) | {131072.0, 262144.0}
+        text = drawn(curve.table, 80)
+        assert max(len(part) for part in text.splitlines()) <= 80
+    total = dict(by_load.lines[0].points)[3.0]
+    assert total == pytest.approx(row.candidate.performance.decode_tokens_per_s_total.expected)
+    for line in (*by_context.lines, *by_load.lines):
+        assert all(
+            low[1] <= point[1] <= high[1] for low, point, high in zip(line.low, line.points, line.high, strict=True)
+        )
+
+
+def test_a_rank_that_holds_a_part_of_the_cache_has_a_line_of_its_own() -> None:
+    values = {"model": "kimi-k2.5", "gpu": "8xH200", "engine": "vllm", "quant": "int4", "tp": "8", "dcp": "8"}
+    row = replan(values, None, silent).rows[0]
+    assert row.candidate is not None
+    cache = program().curves(values, None, row.candidate, silent)[0]
+    assert [line.name for line in cache.lines] == ["a rank here", "MLA", "GQA", "MHA"]
+    here, whole = (line.points[-1][1] for line in cache.lines[:2])
+    assert whole == pytest.approx(8 * here, rel=0.01)
+
+
+def test_a_candidate_that_the_knobs_do_not_find_again_has_no_curves() -> None:
+    with pytest.raises(Refused, match="part of the machines"):
+        program().curves({"model": "kimi-k2.5", "gpu": "1xH200"}, None, fitting(), silent)
+
+
+def test_curves_end_when_nobody_waits_for_them() -> None:
+    values = {"model": "kimi-k2.5", "gpu": "8xH200"}
+    row = replan(values, None, silent).rows[0]
+    assert row.candidate is not None
+
+    def gone(done: int, total: int) -> None:
+        raise Stale
+
+    with pytest.raises(Stale):
+        program().curves(values, None, row.candidate, gone)
+
+
 def test_only_hardware_knobs_describe_hardware() -> None:
     assert not described({"model": "kimi-k2.5", "context": "64k"})
     assert described({"model": "kimi-k2.5", "ram": "1TiB"})
@@ -135,3 +185,18 @@ def test_without_a_terminal_it_says_what_else_prints_a_plan() -> None:
 def test_it_prints_no_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tui", "--json"]) == 2
     assert "moeplan plan --json" in capsys.readouterr().err
+
+
+def test_the_report_is_written_where_it_is_asked_for_and_kept_until_told_otherwise(tmp_path: Path, plan: Plan) -> None:
+    real = program()
+    place = tmp_path / "plan.html"
+    assert str(place) in real.save_report(str(place), plan, plan.candidates[0].rank, False)
+    page = place.read_text(encoding="utf-8")
+    assert page.lower().startswith("<!doctype html>")
+    with pytest.raises(Refused, match=r"Ctrl\+O"):
+        real.save_report(str(place), plan, 1, False)
+    place.write_text("mine", encoding="utf-8")
+    real.save_report(str(place), plan, 1, True)
+    assert place.read_text(encoding="utf-8") == page
+    with pytest.raises(Refused, match="No such file"):
+        real.save_report(str(tmp_path / "nowhere" / "plan.html"), plan, 1, False)

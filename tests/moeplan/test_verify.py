@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from hwdetect.serving.client import server_at
+from hwdetect.serving.endpoint import read_endpoint
 from hwdetect.serving.modes import check_mode
 from moeplan.api import plan as planned
 from moeplan.cli import main
 from moeplan.verifying import Limits, verify
 from planner.errors import BadRequest, Undetermined
 from planner.plan import Plan
+from planner.verify import kv_tokens_of
 from planner.verify_report import VerifyReport
 from tests.support.faulty_server import Behaviour, served
 from tests.support.gguf_models import DeepSeek2Spec, routed_experts
@@ -159,6 +161,37 @@ def test_sglang_tells_its_tokens_too(plan: Plan) -> None:
     assert (row.verdict, row.observed_text) == ("differs", "sglang")
 
 
+@pytest.mark.parametrize(
+    ("about", "tokens", "version", "source"),
+    [
+        (Behaviour(), 160_000, "0.33.0", "/metrics, vllm:cache_config_info"),
+        (Behaviour(counts_tokens=False, version="0.19.0"), 160_000, "0.19.0", "/metrics, vllm:cache_config_info"),
+        (Behaviour(engines=4), 160_000, "0.33.0", "/metrics, vllm:cache_config_info"),
+        (Behaviour(engine="sglang"), 160_000, "0.5.23", "/metrics, sglang:max_total_num_tokens"),
+        (Behaviour(engine="sglang", metrics=False), 160_000, "0.5.23", "/server_info"),
+        (Behaviour(engine="sglang", metrics=False, server_info="/get_server_info", version="0.4.6"), 160_000, "0.4.6",
+         "/get_server_info"),
+    ],
+    ids=["vllm", "older vllm", "vllm, data parallel", "sglang", "sglang without metrics", "older sglang"],
+)  # fmt: skip
+def test_engines_are_read_in_their_own_words(about: Behaviour, tokens: int, version: str, source: str) -> None:
+    with served(about) as url:
+        found = read_endpoint(server_at(url))
+    assert (found.engine, found.version, found.max_model_len) == (about.engine, version, 32768)
+    assert (found.kv_tokens, found.kv_source) == (tokens, source)
+    assert found.notes == ()
+
+
+def test_the_ranks_of_a_divided_context_hold_their_parts_of_it(plan: Plan) -> None:
+    candidate = plan.candidates[0]
+    divided = candidate.model_copy(update={"parallel": candidate.parallel.model_copy(update={"dcp": 8})})
+    told = []
+    for counts in (True, False):
+        with served(Behaviour(counts_tokens=counts)) as url:
+            told.append(kv_tokens_of(divided, read_endpoint(server_at(url)))[0])
+    assert told == [160_000, 8 * 160_000]
+
+
 def test_the_key_goes_to_the_server_and_nowhere_else(
     plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +214,7 @@ def test_the_measurement_is_kept_beside_other_sections(plan: Plan, tmp_path: Pat
     for _ in range(2):
         report = verified(plan, Behaviour(), calibration=str(file))
         assert report.calibration == str(file)
+        assert any(f"plan again with --calibration {file}" in note for note in report.notes)
     value = json.loads(file.read_text())
     assert len(value["loads"]) == 2
     assert value["loads"][0]["steps"][0]["concurrency"] == 1

@@ -6,13 +6,14 @@ from datetime import date
 
 import pytest
 
+from moeplan.api import plan as planned
 from planner.assemble import make_plan
 from planner.cost_report import CostReport
-from planner.costing import Assumptions, capacity_tokens_per_month, cost_report
+from planner.costing import Assumptions, capacity_tokens_per_month, cost_report, purchase_of
 from planner.errors import Undetermined
 from planner.plan import Plan
 from planner.search import search
-from profiles.prices import ApiPrice, CloudPrice, Prices, PurchasePrice
+from profiles.prices import ApiPrice, CloudPrice, MemoryPrice, Prices, PurchasePrice
 from tests.planner.planning import request_of
 
 TODAY = date(2026, 11, 26)
@@ -89,6 +90,30 @@ def test_without_any_price_nothing_is_decided(plan: Plan) -> None:
     with pytest.raises(Undetermined, match="--prices FILE"):
         report(plan, Prices((), (), ()))
     assert report(plan, prices(api=())).verdict == "undetermined"
+
+
+def test_a_dated_price_comes_before_a_lower_one_without_a_date() -> None:
+    dated = PurchasePrice("H200", "h200-sxm-141", 1, 28e3, 31e3, "module", "2026-11-01", "list")
+    found = purchase_of(["h200-sxm-141"] * 8, (dated._replace(usd_low=1.0, usd_high=1.0, date=""), dated))
+    assert found == (dated, 8)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "said"), [("2xepyc-9004", ""), ("2xepyc-7003", "none is known for this CPU"), (None, "the plan's --cpu")]
+)
+def test_ram_is_counted_where_the_cpu_tells_its_modules(cpu: str | None, said: str) -> None:
+    described = {} if cpu is None else {"cpu": cpu, "cores": 128}
+    made = planned("kimi-k2.5", gpu="8xH200", ram="2TiB", top=1, **described)  # type: ignore[arg-type]
+    modules = MemoryPrice(10.0, 12.0, "2026-11-01", "list", "RDIMM", ("epyc-9004",))
+    known = prices(purchase=True)._replace(memory=(modules,))
+    (way,) = [one for one in report(made, known, tokens_per_month=1e9).local if one.kind == "buy"]
+    plain = next(one for one in report(made, prices(purchase=True), tokens_per_month=1e9).local if one.kind == "buy")
+    missing = [text for text in way.left_out if "GiB of RAM" in text]
+    more = way.usd_per_month.low - plain.usd_per_month.low
+    if said:
+        assert said in missing[0] and more == 0
+    else:
+        assert not missing and more == pytest.approx(10.0 * 2048 / 36)
 
 
 def test_capacity_counts_the_wait_for_the_first_token(plan: Plan) -> None:

@@ -13,7 +13,7 @@ from formulas.units import GIB
 from planner.engines import load_engine_model
 from planner.engines.base import Config, Priced
 from planner.engines.llamacpp import balanced, cell_bytes, shortage
-from planner.engines.llamacpp_placement import Reads, placed_with, sums_of
+from planner.engines.llamacpp_placement import Reads, placement_in, space_with, sums_of
 from planner.ledger import Device
 from planner.request import Request
 from planner.step import decode_step
@@ -65,11 +65,10 @@ def test_unequal_gpus_are_never_slower_than_filled_alike(
     caps, rates = [float(cap) for cap, _ in gpus], [rate for _, rate in gpus]
     reads = Reads(sums.always, [share * size for size in sums.experts], float(head), rates)
     on_cpu = min(on_cpu, len(always))
-    alike = placed_with(sums, on_cpu, caps, head)
-    chosen = placed_with(sums, on_cpu, caps, head, reads)
-    assert (alike is None) == (chosen is None)
-    if alike is None or chosen is None:
+    space = space_with(sums, on_cpu, caps, head)
+    if space is None:
         return
+    alike, chosen = placement_in(space), placement_in(space, reads)
     if all(alike.layers):
         assert chosen.seconds <= reads.seconds(alike.layers, on_cpu) * (1 + 1e-5)
     assert sum(chosen.layers) == len(always)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from planner.errors import BadRequest
 from planner.quality import quality_view
+from planner.request import PricedRelease
+from planner.search import too_lossy
 from profiles.library import load_model
 from profiles.model import QualityLoss
 from tests.planner.planning import K25, outcome_of, request_of
@@ -43,6 +47,26 @@ def test_what_nobody_measured_is_listed_and_excluded_by_a_bound() -> None:
     assert not shown & set(VIEW.not_measured)
     said = {miss.reason for miss in outcome.missed if miss.release.release.quantization == "UD-TQ1_0"}
     assert any("was not measured in suite" in reason for reason in said)
+
+
+def test_a_bound_is_never_met_by_what_was_measured_of_the_main_type() -> None:
+    """UD-Q2_K_XL holds other types beside Q2_K, which alone diverges by 0.2953."""
+    outcome = outcome_of(gpu="8xH200", ram="1TiB", max_kld="0.5", quality_suite="thireus-kimi-k2.5")
+    assert "UD-Q2_K_XL" not in {one.release.release.quantization for one in outcome.found}
+    said = {miss.reason for miss in outcome.missed if miss.release.release.quantization == "UD-Q2_K_XL"}
+    assert said == {
+        "its KL divergence was not measured in suite 'thireus-kimi-k2.5' (only that of its main type throughout, which "
+        "it is not)"
+    }
+
+
+def test_a_bound_is_met_by_what_was_measured_of_the_release_itself() -> None:
+    asked = request_of(gpu="8xH200", max_kld="0.05", quality_suite="a-suite")
+    for value, excluded in ((0.04, ""), (0.06, "its KL divergence of 0.06 exceeds 0.05")):
+        (one, *_) = [one for one in asked.releases if not one.release.by_maker]
+        loss = QualityLoss("a-suite", "kld", value, None, "s")
+        measured = PricedRelease(replace(one.release, quality=(loss,)), one.tensors)
+        assert too_lossy(asked, measured) == excluded
 
 
 def test_what_is_larger_than_native_gains_nothing_and_is_said_by_its_bytes() -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from planner.machine import Machine
-from planner.offers import Offer, holds_weights, purchases, reads_fast_enough, rents
+from planner.offers import Offer, holds_weights, memory_price, purchases, reads_fast_enough, rents
 from planner.recommend import Terms, cheapest_ways, recommend, way_of
 from planner.recommend_report import RecommendReport
 from planner.request import Request
 from planner.search import broken_bound, search
 from planner.upgrades import have_report
+from profiles.cpus import load_cpu
 from profiles.prices import CloudPrice, MemoryPrice, Prices, PurchasePrice
 from tests.planner.planning import machine_from, request_of
 
@@ -101,7 +102,53 @@ def test_what_cannot_hold_the_weights_or_read_them_is_never_searched() -> None:
 def test_an_impossible_target_finds_nothing_and_says_so() -> None:
     answer = report(1, "1us")
     assert (answer.rent, answer.buy, answer.searched.searched) == ((), (), 0)
-    assert "nothing of 0 machines searched meets the target" in answer.why
+    assert "nothing meets the target: " in answer.why and "cannot read the active weights in time at all" in answer.why
+
+
+def test_an_impossible_target_is_told_what_comes_nearest() -> None:
+    near = report(1, "1us").nearest
+    assert near is not None
+    assert "more than --tpot" in near.missed
+    flags: dict[str, Any] = {
+        name.removeprefix("--").replace("-", "_"): value
+        for name, value in zip(near.plan_flags[::2], near.plan_flags[1::2], strict=True)
+    }
+    assert "tpot" not in flags
+    rates = {found.speed.tpot_s[1] for found in search(request_of(**flags)).found}
+    assert near.tpot_s.expected in rates
+    # No other machine of the list is faster for one request alone.
+    for offer in rents(PRICES):
+        if offer.nodes == 1 and holds_weights(request(), offer):
+            described: dict[str, Any] = dict(offer.flags)
+            alone = request_of(concurrency=1, **described)
+            native = [one for one in search(alone).found if one.priced.verdict == "fits"]
+            assert all(one.speed.tpot_s[1] >= near.tpot_s.expected for one in native), offer.name
+
+
+def test_a_target_that_is_met_has_nothing_nearest() -> None:
+    assert report(20, "33ms").nearest is None
+
+
+def test_without_a_priced_machine_there_is_nothing_nearest() -> None:
+    answer = recommend(request(), (), (), Prices((), (), ()), Terms(), None, TODAY, "test")
+    assert answer.nearest is None and "no machine has a price" in answer.why
+
+
+def test_what_may_be_taken_away_is_shown_beside_the_rent_and_never_chosen() -> None:
+    spot = rent("h200-sxm-141", 1.0)._replace(kind="spot", provider="Spot")
+    prices = PRICES._replace(cloud=(*PRICES.cloud, spot))
+    (met,) = cheapest_ways(request(concurrency=1, quant="int4"), tuple(rents(prices)), Terms(top=1)).met[:1]
+    assert met.offer.name.startswith("Cloud, ")
+    way = way_of(met, Terms(), prices)
+    known = [one for one in prices.cloud if one.kind == "spot" and one.gpu == way.gpu]
+    assert (way.spot is not None) == bool(known)
+    assert way_of(met, Terms(), PRICES).spot is None
+    eight = way_of(met._replace(offer=next(one for one in rents(prices) if one.gpus == 8 and "h200" in one.name)),
+                   Terms(), prices)  # fmt: skip
+    assert eight.spot is not None and eight.spot.usd_per_hour == pytest.approx(8.0 * met.copies)
+    dear = PRICES._replace(cloud=(*PRICES.cloud, spot._replace(usd_per_gpu_hour=4.0)))
+    assert way_of(met._replace(offer=next(one for one in rents(dear) if one.gpus == 8 and "h200" in one.name)), Terms(),
+                  dear).spot is None  # fmt: skip
 
 
 def test_bought_machines_name_what_is_not_priced_and_ram_counts_once_it_has_a_price() -> None:
@@ -115,6 +162,35 @@ def test_bought_machines_name_what_is_not_priced_and_ram_counts_once_it_has_a_pr
         plain = by_flags[offer.flags].usd_price
         assert offer.usd_price is not None and plain is not None and offer.ram is not None
         assert offer.usd_price.low - plain.low == pytest.approx(10.0 * offer.ram / 2**30)
+
+
+def test_ram_has_the_price_of_the_modules_that_its_cpu_takes() -> None:
+    row = MemoryPrice(10.0, 12.0, "2026-11-01", "list", "RDIMM", ("epyc-9004",))
+    priced = PRICES._replace(memory=(row,))
+    for offer in purchases(priced):
+        cpu = dict(offer.flags).get("cpu")
+        if cpu is not None:
+            assert any("RAM" in text for text in offer.left_out) == ("epyc-9004" not in cpu)
+    assert memory_price(priced, "AMD EPYC 9354 32-Core Processor") == row
+    assert memory_price(priced, load_cpu("epyc-9004").family) == row
+    assert memory_price(priced, "AMD EPYC 7763 64-Core Processor") is None
+    assert memory_price(priced, "") is None
+
+
+def test_a_dated_price_comes_before_one_without_a_date() -> None:
+    undated = PurchasePrice("H200", "h200-sxm-141", 1, 20e3, 20e3, "list", "", "list")
+    offers = [one for one in purchases(PRICES._replace(purchase=(*PRICES.purchase, undated))) if "H200" in one.name]
+    assert offers and all(one.date for one in offers)
+
+
+def test_a_complete_server_leaves_nothing_out_and_stands_beside_its_modules() -> None:
+    server = PurchasePrice("server with eight H200", "h200-sxm-141", 8, 350e3, 360e3, "system", "2026-11-01", "list")
+    offers = [
+        one for one in purchases(PRICES._replace(purchase=(*PRICES.purchase, server))) if one.gpu.key == server.gpu
+    ]
+    whole = [one for one in offers if not one.left_out]
+    assert [(one.per_node, one.nodes) for one in whole] == [(8, 1)]
+    assert any("in a server" in one.name and one.left_out for one in offers)
 
 
 def test_the_hours_of_a_day_count_for_rent_only() -> None:
@@ -141,6 +217,17 @@ def test_upgrades_are_plans_of_the_changed_machine_and_ranked_by_gain_for_the_mo
     each = [row.gain_per_1000_usd for row in have.upgrades if row.gain_per_1000_usd is not None]
     assert each == sorted(each, reverse=True)
     assert have.upgrades and all(row.gain is not None and row.gain > 0 for row in have.upgrades)
+
+
+def test_more_gpus_may_hold_the_makers_weights() -> None:
+    machine = machine_from(gpu="4xRTX-PRO-6000", ram="512GiB", cpu="tr-pro-9000", cores=64)
+    have = have_report(request_of(machine=machine, concurrency=4, context="64k"), PRICES)
+    assert have.candidate is not None and not have.candidate.quality.native
+    rows = {row.what: row for row in have.upgrades}
+    four = rows["4 more rtx-pro-6000-ws-96"]
+    assert four.candidate.endswith("moonshotai/int4") and four.more_bits
+    assert four.quality == "weights as the model's maker published them"
+    assert four.gain is not None and four.gain > rows["1 more rtx-pro-6000-ws-96"].gain  # type: ignore[operator]
 
 
 def test_faster_ram_helps_where_the_ram_is_the_bound_and_has_no_known_price() -> None:

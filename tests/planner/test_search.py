@@ -208,8 +208,8 @@ def test_what_nobody_published_is_priced_and_not_proposed() -> None:
 
 def test_a_quality_bound_names_what_was_not_measured() -> None:
     plan = planned(gpu="8xH200", ram="1TiB", max_kld="0.02", quality_suite="thireus-kimi-k2.5", top=1000)
-    assert {candidate.quantization.name for candidate in plan.candidates} <= {"int4", "Q8_0", "Q4_X", "IQ4_XS"}
-    assert any("exceeds 0.02" in rejection.reason for rejection in plan.rejected)
+    assert {candidate.quantization.name for candidate in plan.candidates} == {"int4"}
+    assert any("was not measured in suite" in rejection.reason for rejection in plan.rejected)
 
 
 def test_progress_runs_to_its_end() -> None:

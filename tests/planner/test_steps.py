@@ -195,7 +195,7 @@ def with_caches(request: Request, changed: Callable[[KvGroup], KvGroup]) -> Requ
 
 def attention_times(request: Request, release: PricedRelease, priced: Priced) -> tuple[float, float]:
     """Seconds of attention in a step and in a chunk of a prompt, after a long context."""
-    fresh = replace(release, memo={})
+    fresh = replace(release, memo={}, kept={})
     decode = decode_step(request, fresh, priced, 8, 65_536)
     return row(decode, "attention"), row(prefill_step(request, fresh, priced, 512, 65_536), "attention")
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from profiles import gpus
+from profiles.cpus import cpu_keys
 from profiles.gpus import gpu_keys
 
 PRICES = Path(gpus.__file__).parent / "prices"
@@ -20,6 +21,7 @@ FIELDS = {
     "api": COMMON
     | {"provider", "model", "provider_model", "usd_per_million_input_tokens"}
     | {"usd_per_million_output_tokens", "usd_per_million_cached_input_tokens", "ends", "ends_source"},
+    "memory": COMMON | {"item", "cpus", "usd_per_gib_low", "usd_per_gib_high"},
 }
 
 
@@ -28,7 +30,7 @@ def rows(name: str) -> list[dict[str, Any]]:
     return listed
 
 
-@pytest.mark.parametrize(("name", "count"), [("cloud", 87), ("purchase", 18), ("api", 13)])
+@pytest.mark.parametrize(("name", "count"), [("cloud", 92), ("purchase", 19), ("api", 13), ("memory", 2)])
 def test_every_row_is_sourced_and_dated_or_says_why_not(name: str, count: int) -> None:
     listed = rows(name)
     assert len(listed) == count
@@ -47,6 +49,13 @@ def test_rents_are_per_gpu_and_hour() -> None:
         assert 0.1 < row["usd_per_gpu_hour"] < 20
         assert row["min_gpus"] in (1, 2, 4, 8)
         assert row["kind"] in {"on-demand", "spot", "serverless"}
+
+
+def test_memory_is_priced_for_known_processors_and_for_each_once() -> None:
+    keys = [key for row in rows("memory") for key in row["cpus"]]
+    assert set(keys) <= set(cpu_keys()) and len(keys) == len(set(keys))
+    for row in rows("memory"):
+        assert 1 < row["usd_per_gib_low"] <= row["usd_per_gib_high"] < 100
 
 
 def test_purchase_ranges_are_ordered() -> None:

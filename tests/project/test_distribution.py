@@ -18,7 +18,7 @@ import pytest
 
 import moeplan
 
-SUFFIXES = {".json", ".py", ".tcss", ".toml", ".typed"}
+SUFFIXES = {".css", ".js", ".json", ".py", ".tcss", ".toml", ".typed"}
 ADDED_BY_HATCHLING = {".gitignore", "PKG-INFO", "pyproject.toml"}
 
 

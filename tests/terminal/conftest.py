@@ -29,11 +29,13 @@ class Terminal(NamedTuple):
         command = ["tmux", "-S", str(self.socket), "-f", "/dev/null", *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
 
-    def start(self, *argv: str, size: tuple[int, int] = (80, 24)) -> None:
-        """The program in a window of this size; the window stays when it ends."""
+    def start(self, *argv: str, size: tuple[int, int] = (80, 24), variables: str = "") -> None:
+        """The program in a window of this size, with variables as ``NAME=value``; the window stays when it ends."""
         program = shlex.join([sys.executable, "-m", "moeplan", *argv])
         # pytest's plugins set a size, which would overrule the terminal's own.
         where = f"-u COLUMNS -u LINES PYTHONPATH={shlex.quote(str(REPOSITORY))} LC_ALL=C.UTF-8"
+        where += f" XDG_DATA_HOME={shlex.quote(str(self.folder / 'data'))}"
+        where += f" {variables}"
         line = f"cd {shlex.quote(str(self.folder))} && env {where} {program}; echo ended with $?; cat"
         self.tmux("new-session", "-d", "-s", "test", "-x", str(size[0]), "-y", str(size[1]), line)
 
@@ -43,8 +45,8 @@ class Terminal(NamedTuple):
     def type(self, text: str) -> None:
         self.tmux("send-keys", "-t", "test", "-l", text)
 
-    def shown(self) -> str:
-        return self.tmux("capture-pane", "-p", "-t", "test")
+    def shown(self, *flags: str) -> str:
+        return self.tmux("capture-pane", "-p", *flags, "-t", "test")
 
     def wait_for(self, text: str) -> str:
         """What is shown once the text is in it."""

@@ -127,7 +127,7 @@ def test_what_is_wrong_with_a_knob_stands_under_it_until_it_is_right(stage: Stag
         await until(pilot, lambda: pilot.app.screen.query("#knobs .error"))
         assert "not a number" in text_of(pilot, "#knobs .error")
         rows = list(pilot.app.screen.query_one("#knobs").children)
-        assert rows.index(pilot.app.screen.query_one("#knobs .error")) == rows.index(knob(pilot, "context").parent) + 1  # type: ignore[arg-type]
+        assert rows.index(pilot.app.screen.query_one("#knobs .error")) == rows.index(knob(pilot, "context")) + 1
         assert "Not planned. Below is the plan before." in text_of(pilot, "#status")
         await pilot.press("f3")
         assert isinstance(pilot.app.screen, PlanScreen)
@@ -259,6 +259,7 @@ def test_every_screen_can_be_reached_from_the_palette(stage: Stage) -> None:
     app = stage.app(gpu="8xH200")
     names = [command.title for command in app.get_system_commands(app._plan_screen)]
     assert {"Plan", "Launch files", "Hardware", "Look again", "Save the plan", "Help of this screen"} <= set(names)
+    assert {"Find a knob", "Plots", "Plots beside the bars", "Save the report"} <= set(names)
 
 
 def test_dark_and_light(stage: Stage) -> None:
@@ -295,3 +296,42 @@ def test_the_plan_is_saved_as_json(stage: Stage) -> None:
         assert stage.saved == [("plan.json", {"plan.json": stage.plan.to_json()}, False)]
 
     played(stage, script, gpu="8xH200")
+
+
+def test_the_report_is_of_the_row_chosen(stage: Stage) -> None:
+    async def script(pilot: Pilot[None]) -> None:
+        await planned(pilot)
+        await pilot.press("down", "ctrl+r")
+        await pilot.pause()
+        await pilot.press("enter")
+        await until(pilot, lambda: stage.reported)
+        assert stage.reported == [("plan.html", stage.plan, 2, False)]
+
+    played(stage, script, gpu="8xH200")
+
+
+def test_nothing_is_saved_of_a_plan_that_is_being_replaced(stage: Stage) -> None:
+    async def script(pilot: Pilot[None]) -> None:
+        await planned(pilot)
+        stage.planning.clear()
+        knob(pilot, "nodes").focus()
+        await pilot.press("2", "ctrl+s", "ctrl+r", "f3", "f7")
+        assert isinstance(pilot.app.screen, PlanScreen)
+        stage.planning.set()
+
+    played(stage, script, gpu="8xH200")
+
+
+def test_a_knob_out_of_sight_is_found_by_its_name(stage: Stage) -> None:
+    async def script(pilot: Pilot[None]) -> None:
+        await planned(pilot)
+        await pilot.press("ctrl+f", *"share", "enter")
+        await until(pilot, lambda: pilot.app.focused is knob(pilot, "dcp"))
+        panel: Any = pilot.app.screen.query_one("#knobs")
+        await until(pilot, lambda: panel.scrollable_content_region.contains_region(knob(pilot, "dcp").region))
+        await pilot.press("8")
+        await until(pilot, lambda: stage.asked[-1].get("dcp") == "8")
+        await pilot.press("ctrl+f", "escape")
+        assert isinstance(pilot.app.screen, PlanScreen)
+
+    played(stage, script, size=(80, 24), gpu="8xH200")

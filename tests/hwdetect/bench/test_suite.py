@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from hwdetect.bench.case import KernelCase, kernel_case
 from hwdetect.bench.limits import ASSUMED_CACHE_BYTES, last_level_cache_bytes
 from hwdetect.bench.result import doubt, doubted, quartiles
-from hwdetect.bench.suite import Outcome, Settings, _throttled, run
+from hwdetect.bench.suite import Outcome, Settings, Watch, _throttled, run
 from hwdetect.bench.workers.memory import nodes_here
 from hwdetect.nvidia import ClockState
 
@@ -58,6 +59,33 @@ def test_ctrl_c_keeps_what_was_measured(providers: Use, small: Settings) -> None
 
     outcome = run(sizes(1, 2, 3), small, keep=keep)
     assert (outcome.ended, len(outcome.rows), kept) == ("interrupted", 2, [1, 2])
+
+
+def test_a_watcher_hears_of_every_case_and_ends_the_run(providers: Use, small: Settings) -> None:
+    providers("works")
+    begun: list[tuple[int, str]] = []
+    found: list[int] = []
+    watch = Watch(
+        begins=lambda case, provider: begun.append((case.dim("bytes"), provider)),
+        found=lambda outcome: found.append(len(outcome.rows)),
+        cancelled=lambda: len(found) == 2,
+    )
+    outcome = run(sizes(1, 2, 3), replace(small, watch=watch))
+    assert (outcome.ended, len(outcome.rows), found) == ("interrupted", 2, [1, 2])
+    assert list(dict.fromkeys(begun)) == [(case.dim("bytes"), "works") for case in sizes(1, 2)]
+
+
+def test_a_case_at_hand_is_given_up_when_the_run_is_cancelled(
+    providers: Use, small: Settings, case: KernelCase
+) -> None:
+    providers("hangs")
+    begun: list[str] = []
+    # The second time is the case; the first was the library.
+    watch = Watch(begins=lambda case, provider: begun.append(provider), cancelled=lambda: len(begun) == 2)
+    before = psutil.Process().children()
+    outcome = run([case], replace(small, watch=watch))
+    assert (outcome.ended, outcome.rows, outcome.missing) == ("interrupted", [], [])
+    assert psutil.Process().children() == before
 
 
 def test_a_time_budget_ends_the_run_with_a_reason(providers: Use, small: Settings) -> None:

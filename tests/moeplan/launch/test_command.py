@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from moeplan.cli import main
+from moeplan.launch import BESIDE
 from planner.plan import Plan
 from tests.moeplan.launch.launching import planned
 
@@ -50,7 +51,7 @@ def test_several_files_want_a_folder_or_one_node(two_node_plan: Plan, tmp_path: 
     path = saved(two_node_plan, tmp_path)
     code, out, err = call(path)
     assert (code, out) == (2, "")
-    assert err.endswith("moeplan: this takes 3 files: give a folder with -o, or one node with --node\n")
+    assert err.endswith("moeplan: this takes 5 files: give a folder with -o, or one node with --node\n")
     code, out, _ = call(path, "--node", "1")
     assert code == 0
     assert "--node-rank 1" in out
@@ -59,9 +60,9 @@ def test_several_files_want_a_folder_or_one_node(two_node_plan: Plan, tmp_path: 
 @pytest.mark.parametrize(
     ("form", "files"),
     [
-        ("shell", {"launch-rank-1.sh", "README.md"}),
-        ("compose", {"compose-rank-1.yaml", "README.md"}),
-        ("systemd", {"model-a-rank-1.service", "model-a.env", "README.md"}),
+        ("shell", {"launch-rank-1.sh", *BESIDE}),
+        ("compose", {"compose-rank-1.yaml", *BESIDE}),
+        ("systemd", {"model-a-rank-1.service", "model-a.env", *BESIDE}),
     ],
 )
 def test_one_node_gets_its_own_files_only(two_node_plan: Plan, tmp_path: Path, form: str, files: set[str]) -> None:
@@ -161,7 +162,7 @@ def test_as_json(plan_file: str) -> None:
     value = json.loads(call(plan_file, "--json", "--host", "0.0.0.0", "--format", "systemd")[1])
     assert value["schema"] == "moeplan.launch/1"
     assert (value["rank"], value["format"], value["host"]) == (1, "systemd", "0.0.0.0")
-    assert set(value["files"]) == {"model-a.service", "model-a.env", "README.md"}
+    assert set(value["files"]) == {"model-a.service", "model-a.env", *BESIDE}
     assert "--host 0.0.0.0" in value["files"]["model-a.service"]
 
 

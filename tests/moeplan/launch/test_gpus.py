@@ -51,7 +51,7 @@ def asked_by(argv: list[str]) -> int:
 
 
 def by_shell(files: dict[str, str]) -> int:
-    scripts = [text for name, text in files.items() if name.endswith(".sh")]
+    scripts = [text for name, text in files.items() if name.startswith("launch")]
     return sum(asked_by(shlex.split(text[text.index("\nexec ") :].replace("\\\n", " "))) for text in scripts)
 
 

@@ -18,7 +18,7 @@ from tests.moeplan.launch.launching import KINDS, called, fake, planned, run, wi
 from tests.planner.test_fleet import fleet_plan, inventory_of
 
 Golden = Callable[[str, str], None]
-NAMES = re.compile(r"(?:(?<![\w./-])|(?<=\./))([a-z0-9-]+\.(?:sh|yaml|sbatch|service|env))\b")
+NAMES = re.compile(r"(?:(?<![\w./-])|(?<=\./))([a-z0-9-]+\.(?:sh|py|yaml|sbatch|service|env))\b")
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -40,7 +40,7 @@ def test_every_file_is_named_and_every_named_file_is_there(kind: str, form: str)
     files = written(planned(kind), form)
     named = set(NAMES.findall(files["README.md"]))
     # Slurm's job names the scripts of the nodes itself.
-    own = {name for name in files if name != "README.md" and not (form == "slurm" and name.endswith(".sh"))}
+    own = {name for name in files if name != "README.md" and not (form == "slurm" and name.startswith("launch"))}
     assert named == own, (named, own)
 
 

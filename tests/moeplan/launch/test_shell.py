@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeplan.launch import launch_files
+from moeplan.launch import BESIDE, launch_files
 from moeplan.launch.deployment import Wish, deployment_of, remarks
 from moeplan.launch.shell_text import assignments, command_lines
 from moeplan.text import drawn
@@ -46,7 +46,7 @@ def test_one_node(plan: Plan, golden: Golden) -> None:
 
 def test_two_nodes_and_an_open_address(two_node_plan: Plan, golden: Golden) -> None:
     files = launch_files(two_node_plan, two_node_plan.candidates[0], "shell", Wish("0.0.0.0"))
-    assert set(files) == {"launch-rank-0.sh", "launch-rank-1.sh", "README.md"}
+    assert set(files) == {"launch-rank-0.sh", "launch-rank-1.sh", *BESIDE}
     golden("launch_two_nodes.sh", files["launch-rank-0.sh"] + files["launch-rank-1.sh"])
 
 
@@ -67,7 +67,7 @@ def test_every_node_starts_the_engine_with_the_plans_arguments(kind: str, tmp_pa
     plan = planned(kind)
     files = written(plan, "shell")
     put(files, tmp_path)
-    names = [name for name in files if name.endswith(".sh")]
+    names = [name for name in files if name.startswith("launch")]
     assert len(names) == len(list(commands(plan)))
     for name, argv in zip(names, commands(plan), strict=True):
         place = fake(tmp_path, argv[0])
