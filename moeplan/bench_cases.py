@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from pydantic import ValidationError
 
 from hwdetect.bench.case import Kernel, KernelCase, kernel_case
+from hwdetect.bench.layer import layer_parts
 from moeplan.text_safe import printable, shortened
 from planner.build import build_request
 from planner.cases import kernel_cases
 from planner.errors import BadRequest
 from planner.hardware import machine_of
+from planner.layer import layer_case
 from planner.options import Options
 from planner.plan import PLAN_SCHEMA, Candidate, Plan
 from planner.search import search
@@ -82,7 +84,10 @@ def candidate_cases(candidate: Candidate) -> list[KernelCase]:
 
 
 def model_cases(options: Options, inventory: Inventory, spec: ModelSpec) -> list[KernelCase]:
-    """The kernels of what fits best on this machine, or where nothing fits of what misses least."""
+    """The kernels of what fits best on this machine, or where nothing fits of what misses least.
+
+    With them a whole layer of the best, and the parts that are to add up to it.
+    """
     request = build_request(options, spec, machine_of(inventory, "detected"), exact=False)
     outcome = search(request, None)
     from planner.assemble import distinct
@@ -102,6 +107,9 @@ def model_cases(options: Options, inventory: Inventory, spec: ModelSpec) -> list
     cases: dict[KernelCase, None] = {}
     for release, priced in chosen:
         cases.update(dict.fromkeys(kernel_cases(request, release, priced)))
+    layer = layer_case(request, *chosen[0])
+    if layer is not None:
+        cases.update(dict.fromkeys((*layer_parts(layer), layer)))
     return list(cases)
 
 

@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 from pydantic import ConfigDict, Field
 
+from hwdetect.bench.layer import LayerSum
 from hwdetect.bench.measured import MeasuredPoint, MeasuredSeries
 from hwdetect.bench.result import BenchRow, NotMeasured
 from planner.findings import Finding, NodeSummary
@@ -28,7 +29,10 @@ class BenchSettings(Record):
 
 
 class BenchReport(Record):
-    """Rows in the order measured. ``ended`` is ``interrupted`` after Ctrl-C, ``out_of_time`` where --quick cut it."""
+    """Rows in the order measured. ``ended`` is ``interrupted`` after Ctrl-C, ``out_of_time`` where --quick cut it.
+
+    ``layers`` puts each whole decode layer beside the sum of its kernels.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", defer_build=True, populate_by_name=True, protected_namespaces=()
@@ -43,6 +47,7 @@ class BenchReport(Record):
     ended: Literal["done", "out_of_time", "interrupted"]
     rows: tuple[BenchRow, ...]
     not_measured: tuple[NotMeasured, ...]
+    layers: tuple[LayerSum, ...] = ()
     calibration: str | None = None
     notes: tuple[str, ...] = ()
 

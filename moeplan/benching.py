@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from pydantic import ValidationError
 
 from hwdetect.bench.case import KernelCase
+from hwdetect.bench.layer import layer_sums
 from hwdetect.bench.limits import last_level_cache_bytes, memory_allowance_bytes
 from hwdetect.bench.result import BenchRow
 from hwdetect.bench.suite import Outcome, Settings, Watch, run
@@ -128,7 +129,7 @@ def measure(
             schema="moeplan.bench/1", generated_by=GENERATED_BY, date=now(), fingerprint=machine, machine=words,
             settings=stated, ended=outcome.ended,
             rows=tuple([_placed(row, chosen, inventory) for row in (*outcome.rows, *memory_alone)]),
-            not_measured=tuple(outcome.missing), notes=(*notes, *sorted(troubles)),
+            not_measured=tuple(outcome.missing), layers=layer_sums(outcome.rows), notes=(*notes, *sorted(troubles)),
         )  # fmt: skip
 
     def keep(outcome: Outcome) -> None:

@@ -60,7 +60,7 @@ def _of_this_machine(task: BenchTask) -> bool:
 def run(task: BenchTask, watch: BenchWatch) -> BenchAnswer:
     """Measure, and keep nothing in the calibration yet. Raises ``Refused``."""
     from moeplan.benching import BenchOptions, bench
-    from moeplan.calibration import NONE
+    from moeplan.calibrations import NONE
     from moeplan.validating import validate_candidate
 
     watch.begins("looking at this machine")
@@ -128,7 +128,7 @@ def keep(result: object) -> str:
     """Write what was measured as this machine's calibration. Raises ``Refused``."""
     from moeplan.bench_report import BenchReport
     from moeplan.benching import stored
-    from moeplan.calibration import AUTO
+    from moeplan.calibrations import AUTO
 
     assert isinstance(result, BenchReport)
     kept = stored(result, AUTO)

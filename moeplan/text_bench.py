@@ -15,6 +15,7 @@ from moeplan.text_numbers import plural, span
 from moeplan.text_safe import shortened
 
 if TYPE_CHECKING:
+    from hwdetect.bench.layer import LayerSum
     from moeplan.bench_report import BenchReport
     from moeplan.validating import KernelComparison, Validation
     from planner.plan import Range
@@ -44,6 +45,7 @@ def bench_view(report: BenchReport) -> RenderableType:
         first,
         _table(report.rows) if report.rows else None,
         sweeps_view(report.rows),
+        layers_view(report.layers),
         doubts_view(report.rows),
         providers_view(report.rows),
         missing_view(report),
@@ -67,7 +69,9 @@ def bar(share: float | None, width: int = BAR) -> str:
 def what(row: BenchRow | KernelComparison) -> str:
     """A kernel's format and shape in few words."""
     shape = row.shape
-    if "inter" in shape:
+    if "q_lora" in shape:
+        text = f"{shape['hidden']} wide, {shape['heads']} heads, {shape['experts']} experts, top {shape['top_k']}"
+    elif "inter" in shape:
         held = "" if shape["experts"] == shape["experts_total"] else f"{shape['experts']} of "
         text = f"{held}{shape['experts_total']} experts, {shape['hidden']} x {shape['inter']}, top {shape['top_k']}"
     elif "in" in shape:
@@ -142,6 +146,18 @@ def sweeps_view(rows: Sequence[BenchRow]) -> RenderableType | None:
                 each = row.median_s / row.batch
                 lines.append(verbatim(f"  {row.batch:6} {bar(each / slowest, 40)} {milliseconds(each)}"))
     return stacked(heading("Batch"), *lines) if lines else None
+
+
+def layers_view(layers: Sequence[LayerSum]) -> RenderableType | None:
+    """Whether the kernels of a layer add up to the whole of it."""
+    lines = []
+    for one in layers:
+        whole = f"{one.provider}, batch {one.batch} at {one.context:,}: whole {milliseconds(one.whole_s)} ms"
+        if one.parts_s is None or one.parts_over_whole is None:
+            lines.append(f"{whole}; parts not measured: {'; '.join(one.missing)}")
+        else:
+            lines.append(f"{whole}, sum of its parts {milliseconds(one.parts_s)} ms: {one.parts_over_whole:.2f}")
+    return stacked(heading("A whole decode layer"), bullets(lines)) if lines else None
 
 
 def ceilings_view(rows: Sequence[BenchRow]) -> RenderableType | None:

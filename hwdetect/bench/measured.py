@@ -10,7 +10,6 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-
 _ONE_NODE: Final = re.compile(r"^memory_read/.*\.node\d")
 _ALL_NODES: Final = re.compile(r"^memory_read/.*\.nodes(\d+)")
 

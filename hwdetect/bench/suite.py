@@ -48,8 +48,9 @@ class Settings:
     """How to measure. ``pythons`` are tried in order; the last one is this program's own.
 
     ``budget_s`` bounds the whole run, None does not. ``nominal_bytes_per_s`` and ``nominal_flops_per_s`` are the
-    datasheet's of the GPU, where it is known. ``slowest_s`` is the longest that one iteration may take, as far as the
-    case before tells.
+    datasheet's of the GPU, where it is known. ``warm`` takes the same experts each time, which then lie in the cache,
+    to show what the rotation of weights changes. ``slowest_s`` is the longest that one iteration may take, as far as
+    the case before tells.
     """
 
     pythons: tuple[str, ...]
@@ -62,6 +63,7 @@ class Settings:
     trace: str | None = None
     library: str | None = None
     path: str | None = None
+    warm: bool = False
     budget_s: float | None = None
     slowest_s: float = 20.0
     nominal_bytes_per_s: float | None = None
@@ -73,7 +75,7 @@ class Settings:
         return {
             "threads": self.threads, "seconds": self.seconds, "cache_bytes": self.cache_bytes,
             "memory_bytes": self.memory_bytes, "routing": self.routing, "trace": self.trace, "library": self.library,
-            "path": self.path, "largest_batch": largest,
+            "path": self.path, "largest_batch": largest, "warm": self.warm,
         }  # fmt: skip
 
 

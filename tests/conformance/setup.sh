@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the engines whose argument handling the tests ask, without GPU, compiler or dependencies: one virtual
 # environment with torch for the CPU and the packages that the engines import, and beside it one folder per engine and
-# version. What is already there is kept, what was interrupted is done again. About 2 GB in the end, of which 1.3 GB
+# version. What is already there is kept, what was interrupted is done again. About 2.6 GB in the end, of which 1.3 GB
 # are torch and what it imports, and 2 GB more for a moment.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -106,10 +106,11 @@ class Sources:
     def signature(self, module: str, name: str) -> inspect.Signature:
         """Of a function, a method, or the constructor of a class. Raises ``LookupError``."""
         outer, _, method = name.partition(".")
-        place, node = self._definition(module, outer, _DEPTH)
-        if isinstance(node, ast.ClassDef):
+        place, found = self._definition(module, outer, _DEPTH)
+        node: ast.AST | None = found
+        if isinstance(found, ast.ClassDef):
             wanted = method or "__init__"
-            node = _last(node.body, wanted)
+            node = _last(found.body, wanted)
             if node is None:
                 raise LookupError(f"{place}.{outer} has no {wanted}")
         if not isinstance(node, _FUNCTIONS):

@@ -120,6 +120,23 @@ def test_every_kernel_of_the_plan_is_measured(measured: Bench) -> None:
     assert "serial" not in json.dumps(report)
 
 
+def test_a_model_is_measured_with_a_whole_layer_of_it(
+    measured: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    called = call("bench", str(measured.model), "--engine", "llama.cpp", *QUICK, "--calibration", "none", "--json")
+    report = checked(called, "bench")
+    (layer,) = report["layers"]
+    assert layer["missing"] == [] and layer["parts_over_whole"] == layer["parts_s"] / layer["whole_s"]
+    (row,) = [row for row in report["rows"] if row["kernel"] == "decode_layer"]
+    assert row["quantization"] == "Q4_0+Q8_0" and row["shape"]["q_lora"] == 128
+    from moeplan.text import drawn
+    from moeplan.text_bench import bench_view
+
+    text = drawn(bench_view(BenchReport.model_validate_json(json.dumps(report))), width=160)
+    assert "A whole decode layer" in text and "sum of its parts" in text
+
+
 def test_an_unfinished_run_is_forgotten_when_it_ends(measured: Bench) -> None:
     assert list((measured.data / "moeplan" / "bench").iterdir()) == []
 

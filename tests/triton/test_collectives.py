@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 
@@ -28,7 +29,7 @@ def ended() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kernel", ["all_reduce", "all_to_all"])
-def test_two_ranks_say_how_long_messages_take(kernel: str) -> None:
+def test_two_ranks_say_how_long_messages_take(kernel: Literal["all_reduce", "all_to_all"]) -> None:
     cases = [kernel_case(kernel, "bf16", batch=tokens, hidden=100, ranks=2) for tokens in (1, 33)]
     outcome = run(cases, SETTINGS)
     assert [row.batch for row in outcome.rows] == [1, 33], outcome.missing

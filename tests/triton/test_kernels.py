@@ -12,6 +12,7 @@ import triton.language as tl
 from hwdetect.bench.workers import deep_gemm_gpu, torch_cpu, torch_gpu, triton_gpu, triton_kernels
 from hwdetect.bench.workers.gpu import Device
 from hwdetect.bench.workers.gpu_experts import Buffers, local_ids
+from hwdetect.bench.workers.routing import Slots
 from hwdetect.bench.workers.serve import CannotRun
 from hwdetect.bench.workers.timing import Options, measure
 
@@ -180,3 +181,32 @@ def test_a_router_on_a_cpu() -> None:
     for quantization in ("F32", "bf16"):
         answer = measure(torch_cpu.build("cpu_router", quantization, dims, OPTIONS)(3, 0), OPTIONS)
         assert answer["correctness"]["max_relative_error"] < 0.01
+
+
+LAYER = {
+    "hidden": 256, "heads": 4, "q_lora": 128, "kv_lora": 64, "rope": 32, "nope": 32, "v": 32, "experts": 6, "top_k": 2,
+    "inter": 128, "shared": 128, "gpu": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("quantization", ["int4_g32+bf16", "bf16+bf16"])
+@pytest.mark.parametrize("changes", [{}, {"shared": 0}], ids=["shared", "routed alone"])
+def test_a_whole_decode_layer(quantization: str, changes: dict[str, int]) -> None:
+    answer = measure(triton_gpu.build("decode_layer", quantization, {**LAYER, **changes}, OPTIONS)(3, 70), OPTIONS)
+    assert answer["correctness"]["max_relative_error"] < 1e-5
+    assert answer["distinct_experts"] >= 2
+
+
+def test_layers_that_are_not_ours() -> None:
+    with pytest.raises(CannotRun, match="no layer of a CPU"):
+        triton_gpu.build("decode_layer", "int4_g32+bf16", {**LAYER, "gpu": 0}, OPTIONS)
+    with pytest.raises(CannotRun, match="all else in bf16"):
+        triton_gpu.build("decode_layer", "int4_g32+fp8", LAYER, OPTIONS)
+
+
+def test_warm_weights_are_the_same_each_time() -> None:
+    slots = Slots(12, 1, warm=True)
+    first, second = (slots.place(np.array([[3, 4]]))[0].tolist() for _ in range(2))
+    cold = Slots(12, 1)
+    assert first == second
+    assert cold.place(np.array([[3, 4]]))[0].tolist() != cold.place(np.array([[3, 4]]))[0].tolist()

@@ -36,7 +36,7 @@ class Ranks:
     def __init__(self, backend: Backend, count: int, kernel: str, hidden: int, *, answer_s: float = ANSWER_S) -> None:
         self.count, self.answer_s = count, answer_s
         # Where the ranks meet is a file without a name, so that nothing is left behind however this process ends.
-        self._meeting = tempfile.TemporaryFile()
+        self._meeting = tempfile.TemporaryFile()  # noqa: SIM115  closed with the ranks
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         if backend == "gloo":
             # The name of a machine may lead to an address that it does not have.
@@ -48,7 +48,7 @@ class Ranks:
                 "backend": backend, "rank": rank, "count": count, "kernel": kernel, "hidden": hidden,
                 "meeting": f"/proc/{os.getpid()}/fd/{self._meeting.fileno()}",
             }  # fmt: skip
-            self._logs.append(tempfile.TemporaryFile())
+            self._logs.append(tempfile.TemporaryFile())  # noqa: SIM115  closed with the ranks
             self._processes.append(
                 subprocess.Popen(
                     [sys.executable, str(Path(__file__).with_name("__main__.py")), "rank", json.dumps(asked)],
@@ -74,14 +74,15 @@ class Ranks:
         found: dict[int, dict[str, Any]] = {}
         while len(found) < self.count:
             pipes = {
-                process.stdout: rank for rank, process in enumerate(self._processes) if rank not in found
-            }  # fmt: skip
+                process.stdout: rank
+                for rank, process in enumerate(self._processes)
+                if rank not in found and process.stdout is not None
+            }
             ready, _, _ = select.select(list(pipes), [], [], max(deadline - time.monotonic(), 0))
             if not ready:
                 # One that waits for another is as silent.
                 raise self._failure(sorted(pipes.values()), f"did not answer in {seconds:.0f} s: all are killed")
             for pipe in ready:
-                assert pipe is not None
                 # A rank answers an order with one short line, which it writes at once.
                 line = pipe.readline()
                 if not line:
@@ -98,10 +99,8 @@ class Ranks:
         words = [" ".join(line.split()) for line in log.read()[-4096:].decode("utf-8", "replace").splitlines()]
         self.end()
         last = next((line for line in reversed(words) if line), "")
-        return RuntimeError(
-            f"rank {' and '.join(str(rank) for rank in ranks)} of {self.count} {what}"
-            + (f": {last[:200]}" if last else "")
-        )
+        named = " and ".join(str(rank) for rank in ranks)
+        return RuntimeError(f"rank {named} of {self.count} {what}" + (f": {last[:200]}" if last else ""))
 
     def end(self) -> None:
         """Kill the ranks; harmless when they are gone."""
@@ -115,7 +114,8 @@ class Ranks:
                         pipe.close()
                     except OSError:
                         continue
-        self._meeting.close()
+        for file in (self._meeting, *self._logs):
+            file.close()
 
 
 _open: list[Ranks] = []
@@ -144,7 +144,7 @@ def series(
         errors = [answer["error"] for answer in ranks.ask(prepare=batch)]
 
         def seconds_of(_: Callable[[], object]) -> float:
-            return max(answer["seconds"] for answer in ranks.ask(run=TOGETHER))
+            return float(max(answer["seconds"] for answer in ranks.ask(run=TOGETHER)))
 
         return Prepared(
             lambda: lambda: None, lambda: float(max(errors)), BOUND, repeats=TOGETHER,

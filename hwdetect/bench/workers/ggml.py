@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import ggml_layer
 from .blocks import activations, expert_layer
 from .ggml_api import F16, F32, I32, Ggml, Handle, pattern
 from .memory import reference_reader
@@ -44,6 +45,7 @@ def build(kernel: str, quantization: str, dims: dict[str, int], options: Options
         "cpu_router": _router,
         "cpu_attention": _attention,
         "mla_prefill": _prefill,
+        "decode_layer": ggml_layer.build,
     }
     if kernel not in makers:
         raise CannotRun(f"ggml on a CPU has no {kernel}")

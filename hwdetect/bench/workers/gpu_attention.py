@@ -87,7 +87,6 @@ def series(
     page: int = 1,
 ) -> Series:
     """A series whose kernel ``make`` gives for a shape and the cells stored of a sequence, whole pages of them."""
-    shape_of(kernel, dims, 1, 1)
     if quantization != "bf16":
         raise CannotRun(f"attention on a GPU is asked for a bf16 cache, not for {quantization}")
     device = Device()

@@ -55,7 +55,8 @@ def series(
     hidden, inter, top_k = dims["hidden"], dims["inter"], dims["top_k"]
     count = slots_needed(3 * hidden * inter * BITS[quantization] / 8, top_k, dims["experts"], own)
     layer, matrices = make(device, count, own)
-    slots, router = Slots(count, options.seed), Router(dims["experts"], dims["experts_total"], top_k, options)
+    slots = Slots(count, options.seed, warm=options.warm)
+    router = Router(dims["experts"], dims["experts_total"], top_k, options)
     reference = device.copy_reference()
 
     def prepare(batch: int, _: int) -> Prepared:
@@ -97,7 +98,8 @@ def series(
 
         prepared = Prepared(
             next_step, error, bound, reference=reference, clock="device", seconds_of=device.seconds_of,
-            note="CUDA graph" if device.name == "cuda" else "interpreted: no time of a GPU",
+            note=("CUDA graph" if device.name == "cuda" else "interpreted: no time of a GPU")
+            + (", the same experts each time" if options.warm else ""),
         )  # fmt: skip
         return prepared
 
@@ -172,7 +174,7 @@ def plain_experts(hidden: int, inter: int, device: Device, count: int) -> tuple[
     """Gate above up, and down, in bf16 (float32 where it is interpreted)."""
     torch = device.torch
     kind = torch.float32 if device.name == "cpu" else torch.bfloat16
-    wide, narrow = _rows(hidden, 1, torch), _rows(inter, 2, torch)
+    wide, narrow = pattern_rows(hidden, 1, torch), pattern_rows(inter, 2, torch)
     both, down = _stacked(wide.to(device.name).to(kind), narrow.to(device.name).to(kind), hidden, inter, count, torch)
     return both, down, Matrices(wide.double().numpy(), narrow.double().numpy())
 
@@ -182,7 +184,7 @@ def fp8_experts(hidden: int, inter: int, device: Device, count: int) -> tuple[An
     torch = device.torch
     if hidden % FP8_BLOCK or inter % FP8_BLOCK:
         raise CannotRun(f"{hidden} and {inter} are no multiples of the {FP8_BLOCK} of a block")
-    wide, narrow = (_rows(size, seed, torch) * size**0.5 for size, seed in ((hidden, 1), (inter, 2)))
+    wide, narrow = (pattern_rows(size, seed, torch) * size**0.5 for size, seed in ((hidden, 1), (inter, 2)))
     stored = [one.to(device.name).to(torch.float8_e4m3fn) for one in (wide, narrow)]
     both, down = _stacked(stored[0], stored[1], hidden, inter, count, torch)
     scales = [
@@ -193,7 +195,7 @@ def fp8_experts(hidden: int, inter: int, device: Device, count: int) -> tuple[An
     return both, scales[0], down, scales[1], Matrices(exact[0], exact[1])
 
 
-def _rows(columns: int, seed: int, torch: Any) -> Any:
+def pattern_rows(columns: int, seed: int, torch: Any) -> Any:
     """Pattern rows that bf16 holds exactly."""
     values = np.random.default_rng(seed).standard_normal((13, columns)) / columns**0.5
     return torch.from_numpy(values).to(torch.bfloat16).float()

@@ -67,11 +67,11 @@ def _read_trace(path: str | None, experts_total: int, top_k: int) -> Array:
 
 
 class Slots:
-    """A pool of weights of ``slots`` experts, walked in a fixed cyclic order."""
+    """A pool of weights of ``slots`` experts, walked in a fixed cyclic order; ``warm`` always takes the first ones."""
 
-    def __init__(self, slots: int, seed: int) -> None:
+    def __init__(self, slots: int, seed: int, *, warm: bool = False) -> None:
         self.order = np.random.default_rng(seed).permutation(slots).astype(np.int32)
-        self.at = 0
+        self.at, self.warm = 0, warm
 
     def place(self, ids: Array) -> tuple[Array, int, int]:
         """The slots of the experts of ``ids``; how many are distinct, and the tokens of the busiest. -1 stays.
@@ -83,7 +83,8 @@ class Slots:
         if len(distinct) > len(self.order):
             raise MemoryError(f"{len(distinct)} experts are hit, and the memory allowed holds {len(self.order)}")
         taken = self.order[(self.at + np.arange(len(distinct))) % len(self.order)]
-        self.at = (self.at + len(distinct)) % len(self.order)
+        if not self.warm:
+            self.at = (self.at + len(distinct)) % len(self.order)
         placed = np.full(ids.shape, -1, dtype=np.int32)
         placed[here] = taken[inverse.reshape(-1)]
         return placed, len(distinct), int(counts.max(initial=0))

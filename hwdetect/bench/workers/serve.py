@@ -76,7 +76,12 @@ def serve(name: str) -> None:
             opened = None
             answer = {"out_of_memory": _one_line(error)}
         except Exception as error:
-            answer = {"failed": f"{type(error).__name__}: {_one_line(error)}"}
+            if type(error).__name__ == "OutOfMemoryError":
+                # PyTorch's own, of a GPU whose memory is full, is no MemoryError.
+                opened = None
+                answer = {"out_of_memory": _one_line(error)}
+            else:
+                answer = {"failed": f"{type(error).__name__}: {_one_line(error)}"}
         out.write(json.dumps(answer) + "\n")
         out.flush()
 

@@ -28,6 +28,7 @@ class Options:
     ``seconds`` are spent on one case, ``cache_bytes`` is the last-level cache, ``memory_bytes`` what a worker may use,
     ``trace`` a ``.npy`` of recorded expert ids (tokens, top_k) when ``routing`` is ``replay``, ``library`` a shared
     library that the user names, ``path`` a file or folder for disk reads, ``largest_batch`` that of the series.
+    ``warm`` takes the same experts and weights each time, so that they lie in the cache as far as it holds them.
     """
 
     threads: int = 1
@@ -39,6 +40,7 @@ class Options:
     library: str | None = None
     path: str | None = None
     largest_batch: int = 1
+    warm: bool = False
     seed: int = 1
 
 

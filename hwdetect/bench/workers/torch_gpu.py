@@ -1,4 +1,4 @@
-"""PyTorch's own kernels on a GPU: bf16 projections, the router, attention, copies from pinned memory and between GPUs."""
+"""PyTorch's own kernels on a GPU: bf16 projections, the router, attention, copies from the host and between GPUs."""
 
 from __future__ import annotations
 
@@ -77,6 +77,8 @@ def _product(rows: int, columns: int, kind: Any, top_k: int | None, device: Devi
 
 def _copy(size: int, device: Device) -> Series:
     torch = device.torch
+    if device.name == "cpu":
+        raise CannotRun("a copy to a GPU needs one")
     source = torch.ones(size, dtype=torch.uint8).pin_memory()
     target = torch.zeros(size, dtype=torch.uint8, device=device.name)
 

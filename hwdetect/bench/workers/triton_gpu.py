@@ -14,26 +14,28 @@ from .gpu_attention import series as attention_series
 from .gpu_experts import FP8_BLOCK, Buffers, Layer, Matrices, fp8_experts, int4_nibbles, plain_experts, repeated, series
 from .routing import Array
 from .serve import CannotRun, Provider, Series
-from .timing import Options, Prepared, relative_error
+from .timing import Options
 
 BLOCK_N = 64
 SILU_BLOCK = 1024
-MLA_BOUND = 0.01
 HEADS_TOGETHER = 16
 CELLS_TOGETHER = 32
 MOST_SPLITS = 64
 PROGRAMS = 264
 """Enough to fill a GPU."""
 ROWS_TOGETHER = 64
-CHECKED_HEADS = 4
 
 
 def build(kernel: str, quantization: str, dims: dict[str, int], options: Options) -> Series:
     """Load the weights of a series."""
     if kernel == "grouped_moe":
-        return series(quantization, dims, options, lambda device, count, _: _experts(quantization, dims, device, count))
+        return series(quantization, dims, options, lambda device, count, _: experts(quantization, dims, device, count))
     if kernel == "mla_decode":
-        return _mla(quantization, dims, options)
+        return attention_series(kernel, quantization, dims, options, mla)
+    if kernel == "decode_layer":
+        from . import triton_layer
+
+        return triton_layer.build(quantization, dims, options)
     if kernel in ("mla_prefill", "gqa_decode", "gqa_prefill"):
         return attention_series(kernel, quantization, dims, options, attention)
     raise CannotRun(f"no Triton kernel of ours is a {kernel}")
@@ -45,7 +47,8 @@ def _block_m(pairs: int, experts: int) -> int:
     return 16 if mean <= 16 else 32 if mean <= 32 else 64
 
 
-def _experts(quantization: str, dims: dict[str, int], device: Device, count: int) -> tuple[Layer, Matrices]:
+def experts(quantization: str, dims: dict[str, int], device: Device, count: int) -> tuple[Layer, Matrices]:
+    """Both grouped products with what lies between, for so many slots."""
     import triton
     import triton.language as tl
 
@@ -134,75 +137,39 @@ def _bf16(hidden: int, inter: int, device: Device, count: int) -> tuple[Any, Any
     return both, none, down, none, matrices
 
 
-def _mla(quantization: str, dims: dict[str, int], options: Options) -> Series:
-    if quantization != "bf16":
-        raise CannotRun(f"our MLA kernel reads a bf16 cache, not {quantization}")
+def mla(device: Device, shape: Shape, stored: int) -> Attend:
+    """Absorbed MLA decode, split over the cached tokens."""
     import triton
     import triton.language as tl
 
     from . import triton_kernels as kernels
 
-    device = Device()
-    torch, own = device.torch, device.options(options)
-    heads, lora, rope = dims["heads"], dims["kv_lora"], dims["rope"]
+    torch = device.torch
+    batch, heads, lora, rope = shape.sequences, shape.heads, shape.v, shape.head - shape.v
     dot = tl.float32 if INTERPRETED else tl.bfloat16
     kind = torch.float32 if INTERPRETED else torch.bfloat16
-    reference = device.copy_reference()
+    # Enough parts to fill the GPU, each of whole blocks.
+    splits = -(-PROGRAMS // (batch * -(-heads // HEADS_TOGETHER)))
+    splits = max(1, min(MOST_SPLITS, splits, shape.cells // CELLS_TOGETHER))
+    length = triton.cdiv(triton.cdiv(shape.cells, splits), CELLS_TOGETHER) * CELLS_TOGETHER
+    partial = torch.zeros((batch, heads, splits, lora), device=device.name)
+    largest, weight = (torch.zeros((batch, heads, splits), device=device.name) for _ in range(2))
+    output = torch.zeros((batch, heads, lora), device=device.name, dtype=kind)
 
-    def prepare(batch: int, context: int) -> Prepared:
-        if context < 1:
-            raise CannotRun("attention needs cached tokens")
-        size = batch * context * (lora + rope) * kind.itemsize
-        if size > own.memory_bytes:
-            raise MemoryError(f"the KV cache needs {size / 1e9:.1f} GB")
-        copies = int(max(1, min(-(-4 * own.cache_bytes // size), own.memory_bytes // size, 64)))
-        caches = [torch.randn((batch, context, lora + rope), device=device.name, dtype=kind) for _ in range(copies)]
-        queries = (3 * torch.randn((batch, heads, lora + rope), device=device.name)).to(kind)
-        # Enough parts to fill the GPU, each of whole blocks.
-        splits = max(
-            1, min(MOST_SPLITS, -(-PROGRAMS // (batch * -(-heads // HEADS_TOGETHER))), context // CELLS_TOGETHER)
-        )
-        length = triton.cdiv(triton.cdiv(context, splits), CELLS_TOGETHER) * CELLS_TOGETHER
-        partial = torch.zeros((batch, heads, splits, lora), device=device.name)
-        largest, weight = (torch.zeros((batch, heads, splits), device=device.name) for _ in range(2))
-        output = torch.zeros((batch, heads, lora), device=device.name, dtype=kind)
-        scale = (lora + rope) ** -0.5
+    def attend(given: Tensors) -> Callable[[], Any]:
+        def compute() -> Any:
+            kernels.mla_split[(batch, triton.cdiv(heads, HEADS_TOGETHER), splits)](
+                given.queries, given.keys, partial, largest, weight, shape.cells, shape.scale, heads, lora, rope,
+                splits, length, HEADS_TOGETHER, CELLS_TOGETHER, dot,
+            )  # fmt: skip
+            kernels.mla_join[(batch * heads, triton.cdiv(lora, 128))](
+                partial, largest, weight, output, lora, splits, triton.next_power_of_2(splits), 128
+            )
+            return output
 
-        def over(cache: Any) -> Callable[[], object]:
-            def compute() -> None:
-                kernels.mla_split[(batch, triton.cdiv(heads, HEADS_TOGETHER), splits)](
-                    queries, cache, partial, largest, weight, context, scale, heads, lora, rope, splits, length,
-                    HEADS_TOGETHER, CELLS_TOGETHER, dot,
-                )  # fmt: skip
-                kernels.mla_join[(batch * heads, triton.cdiv(lora, 128))](
-                    partial, largest, weight, output, lora, splits, triton.next_power_of_2(splits), 128
-                )
+        return compute
 
-            return compute
-
-        replays = [device.captured(over(cache)) for cache in caches]
-        turn = 0
-
-        def next_step() -> Callable[[], object]:
-            nonlocal turn
-            turn += 1
-            return replays[turn % len(replays)]
-
-        def error() -> float:
-            replays[0]()
-            asked = queries[-1, :CHECKED_HEADS].double().cpu().numpy()
-            rows = caches[0][-1].double().cpu().numpy()
-            scores = asked @ rows.T * scale
-            chances = np.exp(scores - scores.max(axis=1, keepdims=True))
-            wanted = chances / chances.sum(axis=1, keepdims=True) @ rows[:, :lora]
-            return relative_error(output[-1, :CHECKED_HEADS].double().cpu().numpy(), wanted)
-
-        note = f"{splits} parts, rotated over {copies} KV caches"
-        return Prepared(
-            next_step, error, MLA_BOUND, reference=reference, clock="device", seconds_of=device.seconds_of, note=note
-        )
-
-    return prepare
+    return attend
 
 
 def attention(device: Device, shape: Shape, stored: int) -> Attend:
@@ -215,7 +182,7 @@ def attention(device: Device, shape: Shape, stored: int) -> Attend:
     torch = device.torch
     wide = 1 << (shape.head.bit_length() - 1)
     rest = shape.head - wide
-    if shape.v != triton.next_power_of_2(shape.v) or wide < 16 or rest and (rest < 16 or rest & (rest - 1)):
+    if shape.v != triton.next_power_of_2(shape.v) or wide < 16 or (rest and (rest < 16 or rest & (rest - 1))):
         raise CannotRun(f"no Triton kernel of ours has keys of {shape.head} and values of {shape.v}")
     kind = torch.float32 if INTERPRETED else torch.bfloat16
     dot = tl.float32 if INTERPRETED else tl.bfloat16

@@ -41,6 +41,23 @@ def limited():
     resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
     return float(numpy.ones(1 << 28)[0])
 """,
+    "full_gpu": WORKING.format(error="full()")
+    + """
+class OutOfMemoryError(RuntimeError):
+    pass
+def full():
+    raise OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\\nGPU 0 has 79 GiB.")
+""",
+    "no_compiler": WORKING.format(error="compile_()")
+    + """
+def compile_():
+    raise RuntimeError("Failed to find C compiler.\\nPlease specify via CC environment variable.")
+""",
+    "other_gpu": WORKING.format(error="launch()")
+    + """
+def launch():
+    raise RuntimeError("CUDA error: no kernel image is available for execution on the device\\nCompile with TORCH")
+""",
     "absent": "import a_module_that_nobody_has\n",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import sys
 import time
@@ -16,6 +17,9 @@ from hwdetect.bench.case import KernelCase, kernel_case
 from hwdetect.bench.providers import PROVIDERS
 from hwdetect.bench.suite import Settings, run
 from hwdetect.bench.worker import Worker, WorkerDied
+from hwdetect.bench.workers import machine
+from hwdetect.bench.workers.serve import CannotRun
+from hwdetect.bench.workers.timing import Options
 
 Use = Callable[..., None]
 
@@ -30,6 +34,9 @@ Use = Callable[..., None]
         ("killed", "was killed from outside, as the system does when memory runs out"),
         ("exits", "ended with status 3"),
         ("greedy", "out of memory"),
+        ("full_gpu", "out of memory: CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 79 GiB."),
+        ("no_compiler", "RuntimeError: Failed to find C compiler. Please specify"),
+        ("other_gpu", "RuntimeError: CUDA error: no kernel image is available for execution on the device"),
         ("absent", "No module named 'a_module_that_nobody_has'"),
     ],
 )
@@ -91,6 +98,52 @@ def test_a_library_for_another_machine(content: bytes, tmp_path: Path, small: Se
     outcome = run([kernel_case("cpu_dense", "Q8_0", in_=256, out=64)], replace(small, library=str(library)))
     assert outcome.missing[0].reasons[0].provider == "ggml"
     assert "libggml.so cannot be loaded" in outcome.missing[0].reasons[0].reason
+
+
+def without(module: str, folder: Path) -> str:
+    """An interpreter that has all that this one has but one module."""
+    path = folder / "python"
+    code = f"import runpy, sys; sys.modules[{module!r}] = None; sys.argv = sys.argv[1:]; "
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}" "$@"\n', encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "quantization", "dims"),
+    [
+        ("grouped_moe", "int4_g32", {"experts": 8, "experts_total": 8, "top_k": 2, "hidden": 256, "inter": 256}),
+        ("gqa_decode", "bf16", {"heads": 2, "kv_heads": 1, "head": 64, "v": 64}),
+        ("dense", "bf16", {"in": 64, "out": 64}),
+        ("all_reduce", "bf16", {"hidden": 64, "ranks": 2}),
+        ("gpu_to_gpu", "bf16", {"bytes": 1024}),
+    ],
+)
+def test_without_torch_every_provider_says_so(
+    kernel: str, quantization: str, dims: dict[str, int], tmp_path: Path, small: Settings
+) -> None:
+    case = KernelCase(kernel, quantization, tuple(sorted(dims.items())), 1, 8)  # type: ignore[arg-type]
+    (missing,) = run([case], replace(small, pythons=(without("torch", tmp_path),))).missing
+    assert [one.provider for one in missing.reasons] == [one.name for one in PROVIDERS[case.kernel]]
+    assert all("torch" in one.reason or "No module named" in one.reason for one in missing.reasons), missing.reasons
+
+
+def test_without_torch_a_cpu_is_measured_all_the_same(tmp_path: Path, small: Settings) -> None:
+    case = kernel_case("cpu_router", "F32", experts=16, hidden=256, top_k=2)
+    (row,) = run([case], replace(small, pythons=(without("torch", tmp_path),))).rows
+    assert row.provider == "ggml"
+
+
+def test_a_full_disk_is_a_reason_and_leaves_no_file(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(CannotRun, match="a file of 17 MB cannot be written: File too large"):
+            machine.build("disk_read", "bf16", {"bytes": 1 << 24}, Options(path=str(tmp_path)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_that_memory_does_not_hold(small: Settings) -> None:

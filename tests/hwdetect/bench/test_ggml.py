@@ -11,7 +11,7 @@ import pytest
 from hwdetect.bench.case import KernelCase, kernel_case
 from hwdetect.bench.result import BenchRow
 from hwdetect.bench.suite import Settings, run
-from hwdetect.bench.workers import ggml, ggml_api
+from hwdetect.bench.workers import ggml, ggml_api, memory
 from hwdetect.bench.workers.blocks import expert_layer
 from hwdetect.bench.workers.timing import Options, measure
 
@@ -97,7 +97,7 @@ def test_a_router_that_chooses_wrongly_is_found_out(monkeypatch: pytest.MonkeyPa
 def test_weights_lie_in_huge_pages_where_the_system_has_them() -> None:
     options = Options(seconds=0.0, cache_bytes=8 << 20, memory_bytes=256 << 20)
     asked: list[tuple[int, int]] = []
-    real = ggml_api.huge_pages
+    real = memory.huge_pages
 
     def huge_pages(address: int | None, size: int) -> None:
         asked.append((address or 0, size))
