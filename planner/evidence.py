@@ -119,9 +119,9 @@ def measured_rate(kernels: Iterable[MeasuredSeries], kernel: Kernel) -> tuple[fl
     best: tuple[float, str] | None = None
     for series in kernels:
         if series.series.startswith(f"{kernel}/") and not is_of_one_node(series.series):
-            rate = max([point.bytes / point.median_s for point in series.points if point.median_s > 0], default=0.0)
+            rate = max([point.bytes / point.median_s for point in series.counted], default=0.0)
             if rate > 0 and (best is None or rate > best[0]):
-                best = rate, f"measured by {series.provider} {series.version} on {series.date}"
+                best = rate, series.said
     return best
 
 
@@ -147,7 +147,7 @@ class Evidence:
 
     def _of_calibration(self, case: KernelCase) -> Curve | None:
         series = self._measured.get(case.series)
-        points = [point for point in series.points if point.median_s > 0] if series is not None else []
+        points = series.counted if series is not None else ()
         if series is None or not points:
             return None
         known: dict[float, float] = {}
@@ -159,8 +159,7 @@ class Evidence:
             )
             spread = max(spread, sqrt(point.high_s / point.low_s) if point.low_s > 0 else spread)
         logs = tuple(sorted(known))
-        source = f"measured by {series.provider} {series.version} on {series.date}"
-        return Curve(0.0, logs, tuple([log(max(known[at], 1e-6)) for at in logs]), spread, source, measured=True)
+        return Curve(0.0, logs, tuple([log(max(known[at], 1e-6)) for at in logs]), spread, series.said, measured=True)
 
     def _of_tables(self, case: KernelCase) -> Curve:
         if case.kernel == "router":

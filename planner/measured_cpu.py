@@ -50,7 +50,7 @@ class CpuEvidence:
         self._memory_bytes_per_s: float | None = None
         for one in series:
             if one.series.startswith("memory_read/") and not is_of_one_node(one.series):
-                rates = [point.bytes / point.median_s for point in one.points if point.median_s > 0]
+                rates = [point.bytes / point.median_s for point in one.counted]
                 self._memory_bytes_per_s = max([self._memory_bytes_per_s or 0.0, *rates]) or None
             if one.provider not in providers or one.threads is None:
                 continue
@@ -61,10 +61,10 @@ class CpuEvidence:
     def measured(self, case: KernelCase) -> Measured | None:
         """The time of a case; None where its series was not measured."""
         series = self._series.get(case.series)
-        points = [point for point in series.points if point.median_s > 0 and point.bytes > 0] if series else []
+        points = series.counted if series is not None else ()
         if series is None or not points:
             return None
-        source = f"measured by {series.provider} ({series.version}) on {series.date}"
+        source = series.said
         seconds, spread = interpolated(case, points), _spread(points)
         if self._threads is None or not series.threads or series.threads == self._threads:
             return Measured(seconds, spread, source)

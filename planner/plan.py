@@ -5,9 +5,10 @@ Sizes are bytes (int), times seconds, rates per second. A field that could not b
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from math import inf
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 PLAN_SCHEMA: Final = "moeplan.plan/1"
 
@@ -29,6 +30,19 @@ class Range(Record):
     high: float
 
 
+def _above_zero(times: Range) -> Range:
+    if not 0 < times.low <= times.expected <= times.high < inf:
+        raise ValueError("not low <= expected <= high, all above zero")
+    return times
+
+
+Times = Annotated[Range, AfterValidator(_above_zero)]
+"""Seconds, of which no machine needs none."""
+Count = Annotated[int, Field(ge=1)]
+Place = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class LedgerEntry(Record):
     """One named part of a device's memory. ``low`` and ``high`` equal ``bytes`` when the entry is exact."""
 
@@ -45,9 +59,9 @@ class LedgerEntry(Record):
 class DeviceMemory(Record):
     """The ledger of one device and its sums. ``free_bytes`` is usable minus the ledger; negative when it is short."""
 
-    node: int
+    node: Place
     kind: Literal["gpu", "host", "unified", "disk"]
-    index: int
+    index: Place
     name: str
     capacity_bytes: int
     engine_visible_bytes: int
@@ -152,8 +166,8 @@ class Performance(Record):
     decode_tokens_per_s_per_request: Range
     decode_tokens_per_s_total: Range
     prefill_tokens_per_s: Range
-    ttft_s: Range
-    tpot_s: Range
+    ttft_s: Times
+    tpot_s: Times
     effective_concurrency: float
     bound_by: str
     evidence: str
@@ -385,12 +399,12 @@ class WorkloadRef(Record):
     """What the machine is asked to carry. Lengths are tokens."""
 
     name: str
-    context: int
-    concurrency: int
-    input_tokens: int
-    output_tokens: int
-    images: int = 0
-    prefix_cache_hit_rate: float = 0.0
+    context: Count
+    concurrency: Count
+    input_tokens: Count
+    output_tokens: Count
+    images: Place = 0
+    prefix_cache_hit_rate: Share = 0.0
     routing: Literal["uniform", "power_law"] = "uniform"
     required_kv_tokens: int
     ttft_s: float | None = None

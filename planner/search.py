@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from math import log
+from threading import Lock
 from typing import Final, NamedTuple
 
 from formulas.units import GIB
@@ -65,16 +66,39 @@ def engines_of(request: Request) -> tuple[Engine, ...]:
     return tuple([load_engine_model(name) for name in names])
 
 
+class _Collection:
+    """Garbage collection of the process, off while any thread asks for that."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._askers = 0
+        self._was_enabled = True
+
+    def pause(self) -> None:
+        with self._lock:
+            if self._askers == 0:
+                self._was_enabled = gc.isenabled()
+                gc.disable()
+            self._askers += 1
+
+    def resume(self) -> None:
+        with self._lock:
+            self._askers -= 1
+            if self._askers == 0 and self._was_enabled:
+                gc.enable()
+
+
+_COLLECTION: Final = _Collection()
+
+
 @contextmanager
 def no_collection() -> Iterator[None]:
     """Without garbage collection: the search makes many small tuples and no cycles, and each pass would visit them."""
-    was_enabled = gc.isenabled()
-    gc.disable()
+    _COLLECTION.pause()
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
+        _COLLECTION.resume()
 
 
 @no_collection()

@@ -154,11 +154,9 @@ def core_rate(fmt: str, kernels: tuple[MeasuredSeries, ...]) -> Rate:
     """Bytes of weights one core computes with: measured here for experts of this format, else by its bits."""
     for series in kernels:
         if series.series.startswith(f"cpu_moe/{fmt}/") and series.threads:
-            rates = [point.bytes / point.median_s / series.threads for point in series.points if point.batch == 1]
+            rates = [point.bytes / point.median_s / series.threads for point in series.counted if point.batch == 1]
             if rates:
-                return Rate(
-                    max(rates), MEASURED_SPREAD, f"measured by {series.provider} {series.version} on {series.date}"
-                )
+                return Rate(max(rates), MEASURED_SPREAD, series.said)
     known = fact(f"core_bytes_per_s_{bits_class(fmt)}")
     return Rate(known.value, spread_of(known), known.source)
 

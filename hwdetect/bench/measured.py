@@ -74,3 +74,18 @@ class MeasuredSeries(BaseModel):
     threads: int | None = None
     reference_bytes_per_s: float | None = None
     points: tuple[MeasuredPoint, ...]
+
+    @property
+    def counted(self) -> tuple[MeasuredPoint, ...]:
+        """Points that a plan counts with: the stable ones, or all where none is.
+
+        A file may hold anything; what took no time or moved nothing tells nothing.
+        """
+        possible = tuple([point for point in self.points if point.median_s > 0 and point.bytes > 0])
+        return tuple([point for point in possible if point.stable]) or possible
+
+    @property
+    def said(self) -> str:
+        """Whose measurement it is, for the source of a figure; and that it was unstable, where no point was stable."""
+        unstable = "" if any(point.stable for point in self.counted) else ", unstable"
+        return f"measured by {self.provider} {self.version} on {self.date}{unstable}"

@@ -89,7 +89,8 @@ def read_plan(path: str) -> Plan:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])[:120]
-        raise BadRequest(f"{path}: not a {PLAN_SCHEMA}: {printable(place)}: {first['msg']}") from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise BadRequest(f"{path}: not a {PLAN_SCHEMA}: {printable(place)}: {said}") from None
 
 
 def _chosen(plan: Plan, text: str | None) -> Candidate:

@@ -162,6 +162,34 @@ def test_bad_assumptions_are_one_line(
     assert said in told.err and len(told.err.splitlines()) == 1 and told.out == ""
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("candidates", 0, "performance", "ttft_s"), {"low": 0.0, "expected": 0.0, "high": 0.0}, "above zero"),
+        (("candidates", 0, "performance", "tpot_s"), {"low": 0.2, "expected": 0.1, "high": 0.3}, "low <= expected"),
+        (("workload", "prefix_cache_hit_rate"), 2.0, "less than or equal to 1"),
+        (("workload", "output_tokens"), 0, "greater than or equal to 1"),
+        (("candidates", 0, "memory", "devices", 0, "index"), -9, "greater than or equal to 0"),
+    ],
+)
+def test_a_plan_with_impossible_values_is_one_line(
+    plan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: tuple[str | int, ...], value: object,
+    said: str,
+) -> None:  # fmt: skip
+    plan = json.loads(plan_file.read_text())
+    inner = plan
+    for part in place[:-1]:
+        inner = inner[part]
+    inner[place[-1]] = value
+    path = tmp_path / "impossible.json"
+    path.write_text(json.dumps(plan))
+    for command in ("cost", "launch"):
+        assert main([command, str(path)]) == 2
+        told = capsys.readouterr()
+        assert told.out == "" and len(told.err.splitlines()) == 1
+        assert ".".join(map(str, place)) in told.err and said in told.err and "Value error" not in told.err
+
+
 def test_a_machine_without_any_price_is_undetermined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "plan.json"
     path.write_text(planned("llama-3.1-70b", gpu=["8xH20"], context=8192).to_json())

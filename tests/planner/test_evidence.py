@@ -63,6 +63,22 @@ def test_a_table_gives_back_its_own_points(gpu: str) -> None:
     assert len(off) > 500
 
 
+def test_stable_points_count_and_unstable_ones_only_where_there_are_no_others() -> None:
+    gpu = gpu_of("8xH200")
+    mixed = series_of(EXPERTS, {1: 100e-6, 64: 1000e-6})
+    steady, shaken = mixed.points
+    shaken = shaken.model_copy(update={"stable": False, "median_s": 5000e-6})
+    mixed = mixed.model_copy(update={"points": (steady, shaken)})
+    assert mixed.counted == (steady,) and mixed.said == "measured by vllm 0.33 on 2026-11-26"
+    alone = mixed.model_copy(update={"points": (shaken,)})
+    assert alone.counted == (shaken,) and alone.said.endswith(", unstable")
+    for series, point in ((mixed, steady), (alone, shaken)):
+        curve = Evidence(gpu, "vllm", "0.24.0", (series,)).curve(EXPERTS)
+        roofline = max(point.bytes / gpu.bandwidth, point.flops / gpu.flops["bf16"])
+        assert curve.seconds(axis_value(EXPERTS._replace(batch=point.batch)), roofline) == pytest.approx(point.median_s)
+        assert curve.source == series.said
+
+
 def test_what_was_measured_here_replaces_the_table_of_the_same_series() -> None:
     gpu = gpu_of("8xH200")
     measured = series_of(EXPERTS, {1: 100e-6, 64: 1000e-6})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from formulas.units import GIB
 from planner.assemble import make_plan
 from planner.plan import Candidate, Plan
 from planner.request import OBJECTIVES
-from planner.search import search
+from planner.search import no_collection, search
 from profiles.config_reader import BadConfig, UnknownFamily
 from profiles.headers.errors import BadModelFile
 from profiles.library import model_ids
@@ -250,3 +252,20 @@ def test_usable_memory_is_what_the_engine_sees() -> None:
     device = found.priced.devices[0]
     assert round(device.visible / GIB, 2) == 79.19
     assert device.capacity == 81_559 << 20
+
+
+def test_collection_is_off_as_long_as_any_thread_searches() -> None:
+    assert gc.isenabled()
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(no_collection())
+        second.enter_context(no_collection())
+        first.close()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with no_collection():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -20,7 +20,7 @@ def test_its_commands_are_one_line_each_and_ci_runs_them(readme: str, checkout: 
     ci = (checkout / ".ci" / "run").read_text(encoding="utf-8")
     assert re.findall(r"^run_readme_command (\w+)$", ci, flags=re.MULTILINE) == list(commands) == ["plan", "test"]
     assert commands["plan"].endswith(" && .venv/bin/moeplan plan kimi-k2.5 --gpu 8xH200")
-    assert commands["test"].endswith(" && .venv/bin/python -m pytest")
+    assert commands["test"].endswith(" && .venv/bin/python -m pytest -n 2 --dist loadfile")
 
 
 def test_it_lists_every_command_in_the_programs_order(readme: str) -> None:
