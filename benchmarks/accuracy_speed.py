@@ -41,7 +41,10 @@ MODELS: Final = {
     "glm-5-fp8": f"{CONFIGS}/GLM-5-FP8.json",
     "minimax-m2": f"{CONFIGS}/MiniMax-M2.5.json",
 }
-"""Our model of a measured one; Kimi K2 Thinking has the text tensors of K2.5, MiniMax M2.1 those of M2.5."""
+"""Our model of a measured one; Kimi K2 Thinking has the text tensors of K2.5, MiniMax M2.1 those of M2.5.
+
+How the experts of M2.5 on vLLM 0.18 lay is not published; that version starts with whole ones alone.
+"""
 GPUS: Final = {"A100 80GB": "A100-80", "AMD MI300X": "mi300x", "H200 141GB": "H200"}
 DRAFT_TOKENS: Final = 3
 """Of the runs with speculation: three steps (their notes)."""

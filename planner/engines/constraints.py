@@ -133,6 +133,8 @@ def advice(request: Request, release: PricedRelease, config: Config, facts: Engi
     found: tuple[str, ...] | None = release.kept.get(key)
     if found is None:
         found = release.kept[key] = tuple(_advice(request.model, release, config, vendor, facts))
+    if request.exact and request.narrow.ep is None and config.ep > 1:
+        return (f"whole experts on {config.ep} ranks: {config.engine} refuses to divide each over them", *found)
     return found
 
 

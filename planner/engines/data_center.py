@@ -55,8 +55,12 @@ def layouts(
             yield Refusal(None, refusal, "use another engine or release on this GPU")
             continue
         for base in _shapes(engine, request, group, version, attention_dp=attention_dp):
-            refused = refused_layout(request, release, base, engine.facts)
-            refused = refused or _missing_flag(engine, base) or engine.refused_nodes(base)
+            refused = _refused(engine, request, release, base)
+            if refused and request.exact and request.narrow.ep is None:
+                # Where divided experts are refused, whole ones are what such ranks are started with.
+                whole = base._replace(ep=base.tp if base.attention_dp or base.own_experts else base.tp * base.dp)
+                if _refused(engine, request, release, whole) is None:
+                    base, refused = whole, None
             if refused:
                 yield Refusal(base, *refused)
                 continue
@@ -66,6 +70,12 @@ def layouts(
                     yield Refusal(base._replace(kv_dtype=kv_dtype), *problem)
                 else:
                     yield base._replace(kv_dtype=kv_dtype)
+
+
+def _refused(engine: PoolEngine, request: Request, release: PricedRelease, config: Config) -> tuple[str, str] | None:
+    """Reason and remedy where the engine refuses these ranks."""
+    refused = refused_layout(request, release, config, engine.facts)
+    return refused or _missing_flag(engine, config) or engine.refused_nodes(config)
 
 
 def _kv_dtypes(engine: PoolEngine, request: Request, version: str) -> tuple[str, ...]:

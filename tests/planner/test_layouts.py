@@ -31,7 +31,7 @@ def refusal(**given: object) -> tuple[str, str]:
         ({"tp": 8, "kv_dtype": "q8_0"}, "vllm has no q8_0 KV cache here", "use --kv-dtype bf16 or fp8"),
         ({"tp": 8, "kv_dtype": "fp8_ds_mla"}, "vllm has no fp8_ds_mla KV cache here", "use --kv-dtype bf16 or fp8"),
         (
-            {"tp": 64, "dp": 2, "nodes": 16},
+            {"tp": 64, "dp": 2, "ep": 1, "nodes": 16},
             "an expert of width 2048 cannot be divided by 128 in groups of 32",
             "use expert parallelism",
         ),
@@ -269,7 +269,7 @@ def test_kv_heads_are_divided_or_replicated() -> None:
 @pytest.mark.parametrize(
     ("model", "given", "reason"),
     [
-        ("qwen3-235b-a22b-fp8", {"gpu": "8xH200", "engine": "vllm", "engine_version": "0.19", "tp": 8},
+        ("qwen3-235b-a22b-fp8", {"gpu": "8xH200", "engine": "vllm", "engine_version": "0.19", "tp": 8, "ep": 1},
          "an expert's matrix of 1536 divided by 8 is not whole FP8 blocks of 128"),
         ("deepseek-r1", {"gpu": "8xH200", "nodes": 16, "engine": "sglang", "tp": 64},
          "a matrix of 18432 divided by 64 is not whole FP8 blocks of 128"),
@@ -291,6 +291,19 @@ def test_experts_whole_or_refined_are_not_refused() -> None:
     name = f"{CONFIGS}/Qwen3-235B-A22B-FP8.json"
     for given in ({"ep": 8, "engine_version": "0.19"}, {"engine_version": "0.30"}, {"engine_version": "0.19", "tp": 4}):
         assert outcome_of(name, exact=True, gpu="8xH200", engine="vllm", **({"tp": 8} | given)).found
+
+
+def test_experts_stay_whole_where_nothing_was_said_and_divided_ones_would_not_start() -> None:
+    """MiniMax M2.5 was published running with tp 8 on vLLM 0.18, which refuses its experts of 1,536 in eighths."""
+    told = f"{CONFIGS}/MiniMax-M2.5.json"
+    given: dict[str, Any] = {"gpu": "8xH100", "engine": "vllm", "tp": 8}
+    (old,) = outcome_of(told, exact=True, engine_version="0.18.0", **given).found
+    (new,) = outcome_of(told, exact=True, engine_version="0.33.0", **given).found
+    assert (old.priced.config.ep, new.priced.config.ep) == (8, 1)
+    said = "whole experts on 8 ranks: vllm refuses to divide each over them"
+    assert said in old.priced.warnings and said not in new.priced.warnings
+    (asked,) = outcome_of(told, exact=True, engine_version="0.18.0", ep=8, **given).found
+    assert asked.priced.config == old.priced.config and said not in asked.priced.warnings
 
 
 @pytest.mark.parametrize(("version", "runs"), [("0.17", False), ("0.18", True)])
