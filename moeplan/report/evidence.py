@@ -19,6 +19,9 @@ STATUSES: Final = {
     "pass": ("passed", "fits"),
 }
 
+ENDED: Final = {**ENDINGS, "done": "every case was tried"}
+"""How a benchmark ended, where that is always told."""
+
 
 def check_body(report: CheckReport) -> Html:
     """The verdict, what asks for something, and the rest folded away."""
@@ -73,6 +76,19 @@ def bench_body(report: BenchReport) -> Html:
             ("by", report.generated_by),
         )
     )
+    missing = unmeasured(report)
+    return joined(
+        [
+            facts,
+            bench_rows(report),
+            details(f"{plural(len(missing), 'case')} not measured", bullets(missing)) if missing else None,
+            bullets(report.notes) if report.notes else None,
+        ]
+    )
+
+
+def bench_rows(report: BenchReport) -> Html:
+    """The table of all results."""
     rows = [
         (
             joined([row.kernel, el("br"), el("span", what(row), class_="faint")]),
@@ -84,26 +100,26 @@ def bench_body(report: BenchReport) -> Html:
                     el("span", f"{milliseconds(row.low_s)}-{milliseconds(row.high_s)}", class_="faint"),
                 ]
             ),
+            f"{row.iqr_s / row.median_s:.1%}" if row.median_s > 0 else "",
             f"{row.bytes / row.median_s / 1e9:,.1f}" if row.bytes and row.median_s > 0 else "",
             _ceiling(row.fraction_of_roofline),
             joined([row.provider, el("br"), el("span", row.version, class_="faint")]),
-            "steady" if row.stable else f"unsteady: {row.unstable_because}",
+            "stable" if row.stable else f"unstable, because {row.unstable_because}",
         )
         for row in report.rows
     ]
-    heads = columns("kernel", ">batch", ">ms, quartiles", ">GB/s", "of the ceiling", "measured with", "steadiness")
-    missing = [
+    heads = columns(
+        "kernel", ">batch", ">ms, quartiles", ">spread", ">GB/s", "of the ceiling", "measured with", "steadiness"
+    )
+    return table("Kernels as measured", heads, rows, stack=True) if rows else el("p", "Nothing was measured.")
+
+
+def unmeasured(report: BenchReport) -> list[str]:
+    """Each case without a result, with the reason of every provider."""
+    return [
         f"{case.series} at {case.batch}: {'; '.join(f'{one.provider}: {one.reason}' for one in case.reasons)}"
         for case in report.not_measured
     ]
-    return joined(
-        [
-            facts,
-            table("Kernels as measured", heads, rows, stack=True) if rows else el("p", "Nothing was measured."),
-            details(f"{plural(len(missing), 'case')} not measured", bullets(missing)) if missing else None,
-            bullets(report.notes) if report.notes else None,
-        ]
-    )
 
 
 def _ceiling(share: float | None) -> Html | None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -321,8 +322,19 @@ def test_the_table_and_the_charts(measured: Bench, data: Path, tmp_path: Path) -
     report = BenchReport.model_validate_json(json.dumps(measured.report))
     text = " ".join(drawn(bench_view(report), width=160).split())
     assert "8 experts, 256 x 256, top 2" in text and "ggml 0." in text and "kt_kernel: No module named" in text
-    html = page(report)
-    assert html.count('class="plotly-graph-div"') == 2 and "Roofline" in html and 'src="http' not in html
+    first = report.rows[0].model_copy(update={"stable": False, "unstable_because": "of <i>a</i> test"})
+    named = report.model_copy(update={"rows": (first, *report.rows[1:]), "machine": "<b>a machine</b>"})
+    html = page(named)
+    shown = html[: html.index('<script type="application/json"')]
+    assert "<b>" not in shown and "unstable, because of &lt;i&gt;a&lt;/i&gt; test" in shown
+    results = shown[shown.index('id="results"') : shown.index("</table>")]
+    assert results.count("<tr>") == len(report.rows) + 1
+    assert 'id="plot-roofline"' in shown and 'id="plot-batch"' in shown and "kt_kernel did not run: No module" in shown
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', html)
+    assert policy and policy[1].startswith("default-src &#x27;none&#x27;; script-src &#x27;sha256-")
+    assert "src=" not in shown and "<link" not in shown
+    empty = page(named.model_copy(update={"rows": ()}))
+    assert "<script" not in empty and "Nothing was measured" in empty
 
 
 def test_validating_a_plan(measured: Bench, data: Path) -> None:
