@@ -36,7 +36,7 @@ def page(report: BenchReport) -> str:
     charts = tuple([chart for chart in (roofline(report.rows), sweep(report.rows)) if chart is not None])
     sections = [
         Section("results", "Results", bench_rows(report)),
-        *[Section(chart.name, chart.title, drawn(chart)) for chart in charts],
+        *[Section(chart.name, chart.name.capitalize(), drawn(chart)) for chart in charts],
     ]
     if report.rows:
         sections.append(Section("providers", "Providers", _providers(report.rows)))
@@ -156,7 +156,7 @@ def roofline(rows: Sequence[BenchRow]) -> Chart | None:
     x = [row.flops / row.bytes for row in shown] + [at for at, _ in points]
     y = [row.flops / row.median_s / 1e9 for row in shown] + [rate for _, rate in points]
     drawing = figure(traces, HEIGHT, _log("operations per byte", x), _log("GFLOP/s", y))
-    return Chart("roofline", "Roofline", summary, drawing, table("Roofline", heads, cells), tuple(keys))
+    return Chart("roofline", "Under the ceilings", summary, drawing, table("Roofline", heads, cells), tuple(keys))
 
 
 def _ceilings(rows: Sequence[BenchRow]) -> list[tuple[str, list[tuple[float, float]], str]]:
@@ -187,7 +187,9 @@ def _ceilings(rows: Sequence[BenchRow]) -> list[tuple[str, list[tuple[float, flo
 
 def sweep(rows: Sequence[BenchRow]) -> Chart | None:
     """Time over the tokens of a step, the quartiles as whiskers."""
-    series = _series([row for row in rows if not row.context])
+    # All rows give a kernel its colour, so that both charts agree.
+    kept = [one._replace(rows=tuple([row for row in one.rows if not row.context])) for one in _series(rows)]
+    series = [one for one in kept if one.rows]
     if not series:
         return None
     traces = [
@@ -216,12 +218,11 @@ def sweep(rows: Sequence[BenchRow]) -> Chart | None:
     ]
     heads = columns("kernel", ">tokens of a step", ">ms, quartiles", ">µs for each token")
     batches = [row.batch for one in series for row in one.rows]
-    summary = (
-        f"Median time of a kernel at {min(batches):,} to {max(batches):,} tokens of a step; whiskers are the quartiles."
-    )
+    span = f"{min(batches):,}" if len(set(batches)) == 1 else f"{min(batches):,} to {max(batches):,}"
+    summary = f"Median time of a kernel over {span} tokens of a step; whiskers are the quartiles."
     times = [row.median_s * 1e3 for one in series for row in one.rows]
     drawing = figure(traces, HEIGHT, _log("tokens of a step", batches), _log("ms", times))
-    return Chart("batch", "Batch", summary, drawing, table("Time over the batch", heads, cells), keys)
+    return Chart("batch", "Time of a step", summary, drawing, table("Time over the batch", heads, cells), keys)
 
 
 def _quartiles(row: BenchRow) -> str:
