@@ -119,7 +119,7 @@ def validate_candidate(
     here, planned = detect(), _inventory(plan)
     _same_accelerators(planned, here)
     before = _request(plan, candidate, planned, ())
-    found = _priced(before)
+    found = _priced(before, candidate)
     uses = uses_of(before, found.release, _config(found))
     report = measure(cases, here, chosen, progress)
     series = measured_series(report.rows)
@@ -202,15 +202,38 @@ def _request(
     return build_request(options, read_model(options.model), machine, exact=False, kernels=kernels)
 
 
-def _priced(request: Request) -> Found | Missed:
+def _priced(request: Request, candidate: Candidate) -> Found | Missed:
+    """The candidate's own configuration, priced anew; measurements may well put others before it.
+
+    Where the search does not have it any more, the one that comes first stands for it.
+    """
     outcome = search(request, None)
     from planner.search import score
 
     priced = [miss for miss in outcome.missed if miss.priced is not None]
+    every: list[Found | Missed] = [*outcome.found, *priced]
+    for one in every:
+        if one.priced is not None and _is_of(one.priced.config, candidate):
+            return one
     best = min(outcome.found, key=lambda found: score(request, found), default=None)
     if best is None and not priced:
         raise Undetermined("the plan's configuration cannot be priced any more: plan again")
     return best if best is not None else priced[0]
+
+
+def _is_of(config: Config, candidate: Candidate) -> bool:
+    """Whether this configuration is what the candidate shows."""
+    from planner.assemble import settings_of
+    from planner.references import parallel_ref
+
+    return (
+        (config.engine, config.version) == (candidate.engine.name, candidate.engine.version)
+        and config.kv_dtype == candidate.kv_cache.dtype
+        and parallel_ref(config) == candidate.parallel
+        and settings_of(config) == candidate.settings
+        and (config.cpu_expert_layers, config.gpu_experts_per_layer, config.disk_bytes)
+        == (candidate.offload.cpu_expert_layers, candidate.offload.gpu_experts_per_layer, candidate.offload.disk_bytes)
+    )
 
 
 def _config(found: Found | Missed) -> Config:
@@ -263,7 +286,7 @@ def _corrected(
     from planner.speed import speed_of
 
     request = _request(plan, candidate, planned, series)
-    found = _priced(request)
+    found = _priced(request, candidate)
     assert found.priced is not None
     speed = speed_of(request, found.release, found.priced)
     if not speed.measured_share:

@@ -337,11 +337,19 @@ def test_the_table_and_the_charts(measured: Bench, data: Path, tmp_path: Path) -
     assert "<script" not in empty and "Nothing was measured" in empty
 
 
-def test_validating_a_plan(measured: Bench, data: Path) -> None:
-    called = call("validate", str(measured.plan), *QUICK, "--json")
+@pytest.mark.parametrize("rank", [1, 2])
+def test_validating_a_plan(measured: Bench, data: Path, rank: int) -> None:
+    """Each rank by itself: what the other candidate's kernels take must not stand for its own."""
+    plan = json.loads(measured.plan.read_text(encoding="utf-8"))
+    assert plan["candidates"][0]["kv_cache"]["dtype"] != plan["candidates"][1]["kv_cache"]["dtype"]
+    called = call("validate", str(measured.plan), "--rank", str(rank), *QUICK, "--json")
     result = checked(called, "validation")
+    assert result["verdict"] in ("holds", "differs"), (result["not_measured"], result["kernels"])
     assert called.code == {"holds": 0, "differs": 1}[result["verdict"]]
     assert result["corrected_tpot_s"]["expected"] != result["predicted_tpot_s"]["expected"]
+    attention = [kernel for kernel in result["kernels"] if kernel["series"].startswith("cpu_attention/")]
+    assert {kernel["quantization"] for kernel in attention} == {plan["candidates"][rank - 1]["kv_cache"]["dtype"]}
+    assert any(kernel["times"] for kernel in attention)
     experts = next(kernel for kernel in result["kernels"] if kernel["what"] == "experts in RAM" and kernel["times"])
     assert experts["times"] == 1
     assert experts["ratio"] == pytest.approx(experts["measured_s"]["expected"] / experts["predicted_s"]["expected"])
