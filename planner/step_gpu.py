@@ -138,7 +138,9 @@ def fuses_norms(config: Config, gpu: Gpu, family: str) -> bool:
     )
 
 
+MOST_EVIDENCE: Final = 256
 _EVIDENCE: dict[tuple[object, ...], Evidence] = {}
+"""By GPU, engine and calibration. An entry holds its calibration, so that no other object has the id in its key."""
 
 
 def evidence_of(gpu: Gpu, engine: str, version: str, measured: tuple[MeasuredSeries, ...]) -> Evidence:
@@ -147,6 +149,9 @@ def evidence_of(gpu: Gpu, engine: str, version: str, measured: tuple[MeasuredSer
     key = (gpu.key, gpu.link, gpu.bandwidth, name, version, id(measured) if measured else 0)
     found = _EVIDENCE.get(key)
     if found is None:
+        if len(_EVIDENCE) >= MOST_EVIDENCE:
+            # Screens read a calibration anew for every plan.
+            _EVIDENCE.clear()
         found = _EVIDENCE[key] = Evidence(gpu, name, version, measured)
     return found
 

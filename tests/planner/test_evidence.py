@@ -8,8 +8,10 @@ import pytest
 
 from hwdetect.bench.case import KernelCase, kernel_case
 from hwdetect.bench.measured import MeasuredPoint, MeasuredSeries
+from planner import step_gpu
 from planner.evidence import Curve, Evidence, axis_value, table_curve, table_points
 from planner.machine import Gpu
+from planner.step_gpu import evidence_of
 from profiles.engines import MissingFact, load_engine
 from profiles.kernels import kernel_gpus, kernel_rows
 from tests.planner.planning import machine_from
@@ -77,6 +79,14 @@ def test_stable_points_count_and_unstable_ones_only_where_there_are_no_others() 
         roofline = max(point.bytes / gpu.bandwidth, point.flops / gpu.flops["bf16"])
         assert curve.seconds(axis_value(EXPERTS._replace(batch=point.batch)), roofline) == pytest.approx(point.median_s)
         assert curve.source == series.said
+
+
+def test_what_is_kept_of_many_calibrations_is_bounded() -> None:
+    gpu, measured = gpu_of("8xH200"), (series_of(EXPERTS, {1: 100e-6}),)
+    assert evidence_of(gpu, "vllm", "0.24.0", measured) is evidence_of(gpu, "vllm", "0.24.0", measured)
+    made = [evidence_of(gpu, "vllm", "0.24.0", (series_of(EXPERTS, {1: 1e-6 * at}),)) for at in range(1, 600)]
+    assert len({id(one) for one in made}) == len(made)
+    assert len(step_gpu._EVIDENCE) <= step_gpu.MOST_EVIDENCE
 
 
 def test_what_was_measured_here_replaces_the_table_of_the_same_series() -> None:
