@@ -454,6 +454,8 @@ def test_the_bench_screen_measures_the_plan_and_plans_with_what_it_kept(
             await until(pilot, lambda: "Kept in" in str(status.content))
             assert list((tmp_path / "moeplan" / "calibrations").glob("*.json"))
             await until(pilot, lambda: plan.is_up_to_date and plan.answer is not before)
-            assert plan.answer.plan.candidates[0].performance.evidence.startswith("calibrated: kernels of ")
+            # What was measured can be slower than what the model expects of another KV dtype, which then comes first.
+            said = {one.kv_cache.dtype: one.performance.evidence for one in plan.answer.plan.candidates}
+            assert said[before.plan.candidates[0].kv_cache.dtype].startswith("calibrated: kernels of ")
 
     asyncio.run(script())
