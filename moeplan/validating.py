@@ -144,7 +144,7 @@ def validate_candidate(
         better=_better(plan, candidate, planned, series) if corrected is not None and not holds else None,
         verdict="undetermined" if corrected is None else "holds" if holds else "differs",
         calibration=report.calibration,
-        notes=report.notes,
+        notes=(*report.notes, *_stand_in(candidate, _config(found))),
     )
     return result, report
 
@@ -205,7 +205,7 @@ def _request(
 def _priced(request: Request, candidate: Candidate) -> Found | Missed:
     """The candidate's own configuration, priced anew; measurements may well put others before it.
 
-    Where the search does not have it any more, the one that comes first stands for it.
+    Where the search does not have it any more, the one that comes first stands for it, which ``_stand_in`` says.
     """
     outcome = search(request, None)
     from planner.search import score
@@ -233,6 +233,16 @@ def _is_of(config: Config, candidate: Candidate) -> bool:
         and settings_of(config) == candidate.settings
         and (config.cpu_expert_layers, config.gpu_experts_per_layer, config.disk_bytes)
         == (candidate.offload.cpu_expert_layers, candidate.offload.gpu_experts_per_layer, candidate.offload.disk_bytes)
+    )
+
+
+def _stand_in(candidate: Candidate, config: Config) -> tuple[str, ...]:
+    """What is to be said where another configuration was priced than the candidate's own."""
+    if _is_of(config, candidate):
+        return ()
+    return (
+        f"the search has no configuration with all settings of rank {candidate.rank} any more: the predictions of its "
+        "kernels and the correction are those of the best one of its engine and weights; plan again",
     )
 
 

@@ -361,6 +361,17 @@ def test_validating_a_plan(measured: Bench, data: Path, rank: int) -> None:
         assert result["term"] is not None
 
 
+def test_another_configuration_in_place_of_the_plans_own_is_told(measured: Bench, data: Path, tmp_path: Path) -> None:
+    own = checked(call("validate", str(measured.plan), *QUICK, "--json"), "validation")
+    assert not any("no configuration with all settings" in note for note in own["notes"])
+    plan = json.loads(measured.plan.read_text(encoding="utf-8"))
+    plan["candidates"][0]["settings"]["max_num_seqs"] = 77
+    changed = tmp_path / "changed.json"
+    changed.write_text(json.dumps(plan), encoding="utf-8")
+    other = checked(call("validate", str(changed), *QUICK, "--json"), "validation")
+    assert any("no configuration with all settings of rank 1 any more" in note for note in other["notes"])
+
+
 def test_a_plan_whose_kernels_nobody_runs_is_undetermined(
     measured: Bench, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
